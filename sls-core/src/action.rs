@@ -1,0 +1,362 @@
+//! Actions: what a policy asks for, what the planner made of it, and what came of it.
+
+use std::fmt;
+
+use crate::event::ProcessKey;
+use crate::policy::PolicyType;
+
+/// A response action, as policies name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Action {
+    /// Emit the alert.
+    Alert,
+    /// Emit the alert as message type `audit`.
+    Audit,
+    /// Refuse the operation before it happens.
+    Block,
+    /// SIGSTOP to the acting process.
+    Stop,
+    /// Freeze the container's cgroup.
+    PauseContainer,
+    /// Move the file to the quarantine store.
+    Quarantine,
+    /// Remove the file.
+    Delete,
+    /// SIGKILL to the acting process; its children survive.
+    Kill,
+    /// Kill the acting process and all of its descendants.
+    KillTree,
+    /// End the acting process's container.
+    KillContainer,
+}
+
+impl Action {
+    /// Every action, in the order in which a plan carries them out: what holds the attacker still comes first, what
+    /// destroys evidence last.
+    pub const ALL: &'static [Self] = &[
+        Self::Alert,
+        Self::Audit,
+        Self::Block,
+        Self::Stop,
+        Self::PauseContainer,
+        Self::Quarantine,
+        Self::Delete,
+        Self::Kill,
+        Self::KillTree,
+        Self::KillContainer,
+    ];
+
+    /// The token that policies and alerts use.
+    #[must_use]
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Audit => "audit",
+            Self::Block => "block",
+            Self::Stop => "stop",
+            Self::PauseContainer => "pause-container",
+            Self::Quarantine => "quarantine",
+            Self::Delete => "delete",
+            Self::Kill => "kill",
+            Self::KillTree => "kill-tree",
+            Self::KillContainer => "kill-container",
+        }
+    }
+
+    /// The action that `token` names, other spellings included.
+    #[must_use]
+    pub fn from_token(token: &str) -> Option<Self> {
+        match token {
+            "suspend" => Some(Self::Stop),
+            "delete-file" => Some(Self::Delete),
+            _ => Self::ALL.iter().copied().find(|action| action.token() == token),
+        }
+    }
+
+    /// What the action acts on; none for those that only report.
+    #[must_use]
+    pub fn target_type(self) -> Option<TargetType> {
+        match self {
+            Self::Alert | Self::Audit => None,
+            Self::Block => Some(TargetType::Operation),
+            Self::Stop | Self::Kill | Self::KillTree => Some(TargetType::Process),
+            Self::PauseContainer | Self::KillContainer => Some(TargetType::Container),
+            Self::Quarantine | Self::Delete => Some(TargetType::File),
+        }
+    }
+
+    /// Whether policies of type `policy_type` may ask for the action.
+    #[must_use]
+    pub fn fits(self, policy_type: PolicyType) -> bool {
+        use PolicyType as P;
+        match self {
+            Self::Alert | Self::Audit => true,
+            Self::Kill | Self::KillTree | Self::Stop | Self::KillContainer | Self::PauseContainer => {
+                policy_type.has_acting_process()
+            }
+            Self::Quarantine | Self::Delete => {
+                matches!(policy_type, P::File | P::FileMonitor | P::NewFileExec | P::Chmod)
+            }
+            Self::Block => matches!(policy_type, P::Program | P::File | P::Connect | P::Ptrace | P::KernelModule),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.token())
+    }
+}
+
+/// A set of actions, as bits.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct ActionSet(u16);
+
+impl ActionSet {
+    /// The empty set.
+    pub const EMPTY: Self = Self(0);
+
+    /// Adds `action`.
+    pub fn insert(&mut self, action: Action) {
+        self.0 |= 1 << action as u8;
+    }
+
+    /// Whether `action` is in the set.
+    #[must_use]
+    pub fn contains(self, action: Action) -> bool {
+        self.0 & (1 << action as u8) != 0
+    }
+
+    /// Whether no action is in the set.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The members, in the order in which a plan carries them out.
+    pub fn iter(self) -> impl Iterator<Item = Action> {
+        Action::ALL.iter().copied().filter(move |action| self.contains(*action))
+    }
+}
+
+impl FromIterator<Action> for ActionSet {
+    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
+        let mut set = Self::EMPTY;
+        actions.into_iter().for_each(|action| set.insert(action));
+        set
+    }
+}
+
+impl fmt::Debug for ActionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(Action::token)).finish()
+    }
+}
+
+/// What an action acts on, as alerts name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TargetType {
+    /// A process.
+    Process,
+    /// A container.
+    Container,
+    /// A file.
+    File,
+    /// The operation that raised the event.
+    Operation,
+}
+
+impl TargetType {
+    /// The name in alerts.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Container => "container",
+            Self::File => "file",
+            Self::Operation => "operation",
+        }
+    }
+}
+
+/// The identity of what an action acts on; never a bare pid or path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// A process.
+    Process {
+        /// Its pid and start time.
+        key: ProcessKey,
+        /// Its pidfd's inode, where the kernel has one.
+        pidfd_inode: Option<u64>,
+    },
+}
+
+/// Where an action is decided and carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Tier {
+    /// In the kernel, before the new program's first instruction.
+    Kernel,
+    /// While a fanotify permission event holds the operation.
+    Fanotify,
+    /// In user space, after the event.
+    Process,
+}
+
+impl Tier {
+    /// The name in alerts.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Fanotify => "fanotify",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// One action of a plan: what to do, to what, and whether it may be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedAction {
+    /// The action.
+    pub action: Action,
+    /// What it acts on.
+    pub target: Target,
+    /// Whether it is to be carried out.
+    pub permission: Permission,
+}
+
+impl PlannedAction {
+    /// A planned action.
+    #[must_use]
+    pub fn new(action: Action, target: Target, permission: Permission) -> Self {
+        Self { action, target, permission }
+    }
+}
+
+/// Whether a planned action is to be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Permission {
+    /// Carry it out.
+    Granted,
+    /// Report it as if; carry nothing out.
+    DryRun,
+    /// A guard said no.
+    Refused(Refusal),
+}
+
+/// Which guard refused an action, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The guard's stable name.
+    pub guard: &'static str,
+    /// Why, in a few words.
+    pub reason: &'static str,
+}
+
+impl Refusal {
+    /// A refusal by `guard`.
+    #[must_use]
+    pub fn new(guard: &'static str, reason: &'static str) -> Self {
+        Self { guard, reason }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.guard, self.reason)
+    }
+}
+
+/// What came of a planned action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ActionResult {
+    /// The effect was observed.
+    Successful,
+    /// It was tried and failed, or its effect was not seen in time.
+    NotSuccessful {
+        /// Why: an error text such as `no such process`.
+        details: String,
+    },
+    /// It was planned and guarded, and not carried out.
+    DryRun,
+    /// A guard, or the identity check just before the action, said no.
+    Refused {
+        /// The guard and its reason.
+        details: String,
+    },
+}
+
+impl ActionResult {
+    /// The value of `action_result` in alerts.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Successful => "successful",
+            Self::NotSuccessful { .. } => "not successful",
+            Self::DryRun => "dry run",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
+    /// The value of `action_result_details`; empty if there is nothing to add.
+    #[must_use]
+    pub fn details(&self) -> &str {
+        match self {
+            Self::NotSuccessful { details } | Self::Refused { details } => details,
+            Self::Successful | Self::DryRun => "",
+        }
+    }
+}
+
+/// The outcome of one action, as its alert reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ActionOutcome {
+    /// The action.
+    pub action: Action,
+    /// What it acted on.
+    pub target: Target,
+    /// What came of it.
+    pub result: ActionResult,
+    /// Where it was carried out; none if it was not.
+    pub tier: Option<Tier>,
+    /// When the result was known, in nanoseconds since the epoch; none takes the event's time.
+    pub time: Option<u64>,
+}
+
+impl ActionOutcome {
+    /// An outcome of `planned` at no time and in no tier of its own.
+    #[must_use]
+    pub fn new(planned: &PlannedAction, result: ActionResult) -> Self {
+        Self { action: planned.action, target: planned.target, result, tier: None, time: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_round_trip() {
+        for action in Action::ALL {
+            assert_eq!(Action::from_token(action.token()), Some(*action));
+        }
+        assert_eq!(Action::from_token("suspend"), Some(Action::Stop));
+        assert_eq!(Action::from_token("delete-file"), Some(Action::Delete));
+        assert_eq!(Action::from_token("KILL"), None);
+    }
+
+    #[test]
+    fn sets_keep_the_safe_order() {
+        let set: ActionSet = [Action::Kill, Action::Alert, Action::Stop].into_iter().collect();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [Action::Alert, Action::Stop, Action::Kill]);
+    }
+}

@@ -1,0 +1,245 @@
+//! An alert from an event, the policy that responded, and what is known of the process and the host.
+
+use uuid::Uuid;
+
+use super::{Alert, Location, MessageFields, Notification, ProcessInfo, Scope, rfc3339};
+use crate::bytes::{display, display_at_most};
+use crate::engine::Host;
+use crate::event::{Event, ProcessKey, Value};
+use crate::planner::MessageType;
+use crate::policy::Policy;
+use crate::process_table::{ProcessRecord, ProcessTable};
+use crate::schema::{Field, FieldSet};
+
+/// The most bytes of text that an alert has of the acting process: its arguments as the probe reads them, and paths.
+pub const MAX_PROCESS_TEXT: usize = 16 << 10;
+
+/// The most bytes of text that an alert has of each ancestor.
+pub const MAX_ANCESTOR_TEXT: usize = 1 << 10;
+
+/// The most arguments that an alert has of each process.
+const MAX_ARGUMENTS: usize = 1024;
+
+/// The most ancestors that an alert has.
+pub const MAX_ALERT_LINEAGE: usize = 32;
+
+/// What every alert of an engine shares.
+pub(crate) struct AlertContext {
+    pub(crate) host: Host,
+    pub(crate) generation: u64,
+    /// Alerts made so far: part of each alert's id.
+    sequence: u64,
+}
+
+impl AlertContext {
+    pub(crate) fn new(host: Host, policy_hash: &str) -> Self {
+        let mut context = Self { host, generation: 0, sequence: 0 };
+        // An embedder's own version goes before the engine's.
+        context.host.metadata.entry("sensor_version".into()).or_insert_with(|| env!("CARGO_PKG_VERSION").into());
+        context.next_generation(policy_hash);
+        context
+    }
+
+    pub(crate) fn next_generation(&mut self, policy_hash: &str) {
+        self.generation += 1;
+        let metadata = &mut self.host.metadata;
+        metadata.insert("policy_hash".into(), policy_hash.into());
+        metadata.insert("policy_generation".into(), self.generation.to_string());
+    }
+
+    fn alert_uuid(&mut self, event: &Event, policy: &Policy) -> Uuid {
+        self.sequence += 1;
+        let name = format!("alert {} {} {} {}", self.sequence, event.time, event.process, policy.name);
+        Uuid::new_v5(&self.host.session, name.as_bytes())
+    }
+
+    fn process_uuid(&self, key: ProcessKey) -> Uuid {
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("process {} {key}", self.host.boot_id).as_bytes())
+    }
+
+    fn start_time(&self, start: u64) -> u64 {
+        self.host.boot_time.map_or(0, |boot| boot.saturating_add(start))
+    }
+}
+
+/// What a policy found.
+pub(crate) struct Finding<'a> {
+    pub(crate) event: &'a Event,
+    pub(crate) policy: &'a Policy,
+    pub(crate) rule: &'a str,
+    pub(crate) uncertain: FieldSet,
+    pub(crate) message_type: Option<MessageType>,
+    pub(crate) lost_events: u64,
+}
+
+/// Makes the alert of a finding, without outcomes of actions.
+pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTable, finding: &Finding<'_>) -> Alert {
+    let Finding { event, policy, rule, uncertain, message_type, lost_events } = *finding;
+    let uuid = context.alert_uuid(event, policy);
+    let group = processes.alert_group(event.process).unwrap_or_else(|| {
+        processes.set_alert_group(event.process, uuid);
+        uuid
+    });
+    let detection = Notification {
+        timestamp: rfc3339(event.time, context.host.utc_offset),
+        name: policy.name.to_string(),
+        uuid,
+        message: detection_message(policy, &display(event.text(Field::ProgramName))),
+        message_fields: MessageFields::default(),
+    };
+    let lineage =
+        processes.lineage(event.process).take(MAX_ALERT_LINEAGE).map(|record| ancestor_info(context, record)).collect();
+    Alert {
+        message_type,
+        uuid,
+        alert_group_id: group,
+        timestamp: event.time,
+        description: policy.alert_message.clone(),
+        comments: policy.comments.clone(),
+        priority: policy.priority.name(),
+        confidence: policy.confidence.name(),
+        categories: policy.categories.clone(),
+        strategy_name: policy.name.to_string(),
+        policy_type: policy.policy_type.name(),
+        matched_rule: rule.to_owned(),
+        scope: scope(event),
+        location: location(&context.host, event),
+        metadata: context.host.metadata.clone(),
+        process_info: (event.process.pid != 0).then(|| process_info(context, event)),
+        lineage,
+        notifications: vec![detection],
+        alert_labels: policy.alert_labels.clone(),
+        uncertain: uncertain.iter().map(Field::name).collect(),
+        lost_events,
+    }
+}
+
+/// What happened, in words.
+fn detection_message(policy: &Policy, program: &str) -> String {
+    let title = policy.policy_type.title();
+    format!("The program \"{program}\" was executed, which violated the \"{}\" {title} Policy.", policy.name)
+}
+
+fn scope(event: &Event) -> Scope {
+    if event.process.pid == 0 {
+        Scope::Node
+    } else if !event.text(Field::ContainerId).is_empty() {
+        Scope::Container
+    } else if event.number(Field::Euid) == Some(0) {
+        Scope::RootProcess
+    } else {
+        Scope::Process
+    }
+}
+
+fn location(host: &Host, event: &Event) -> Location {
+    let text = |field| Some(display(event.text(field))).filter(|text| !text.is_empty());
+    Location {
+        node_name: host.node_name.clone(),
+        sensor_id: host.sensor_id.clone(),
+        container_id: text(Field::ContainerId),
+        container_name: text(Field::ContainerName),
+        image_id: text(Field::ImageId),
+        image_name: text(Field::ImageName),
+        kubernetes_pod: text(Field::KubernetesPod),
+        kubernetes_namespace: text(Field::KubernetesNamespace),
+        ..Location::default()
+    }
+}
+
+fn process_info(context: &AlertContext, event: &Event) -> ProcessInfo {
+    let mut texts = Texts::new(MAX_PROCESS_TEXT);
+    let mut text = |key, field| texts.text(key, event.value(field));
+    let mut info = ProcessInfo {
+        pid: event.process.pid,
+        ppid: event.parent.pid,
+        name: text("name", Field::ProgramName),
+        cwd: text("cwd", Field::ProgramDirectory),
+        terminal: text("terminal", Field::Terminal),
+        invoked_name: text("invoked_name", Field::InvokedName),
+        script_name: text("script_name", Field::ScriptName),
+        uid: event.number(Field::Uid),
+        gid: event.number(Field::Gid),
+        euid: event.number(Field::Euid),
+        egid: event.number(Field::Egid),
+        start_time: context.start_time(event.process.start),
+        process_uuid: context.process_uuid(event.process),
+        ..ProcessInfo::default()
+    };
+    info.args = texts.arguments(event.arguments(), event.truncated().contains(Field::ProgramArguments));
+    info.truncated = texts.truncated;
+    info
+}
+
+fn ancestor_info(context: &AlertContext, record: ProcessRecord<'_>) -> ProcessInfo {
+    let mut texts = Texts::new(MAX_ANCESTOR_TEXT);
+    let mut text = |key, field| texts.text(key, record.value(field));
+    let mut info = ProcessInfo {
+        pid: record.key().pid,
+        ppid: record.parent().pid,
+        name: text("name", Field::ProgramName),
+        cwd: text("cwd", Field::ProgramDirectory),
+        terminal: text("terminal", Field::Terminal),
+        invoked_name: text("invoked_name", Field::InvokedName),
+        script_name: text("script_name", Field::ScriptName),
+        uid: record.uid(),
+        gid: record.gid(),
+        euid: record.euid(),
+        egid: record.egid(),
+        start_time: context.start_time(record.key().start),
+        process_uuid: context.process_uuid(record.key()),
+        ..ProcessInfo::default()
+    };
+    let cut = matches!(record.value(Field::ProgramArguments), Value::Text { truncated: true, .. });
+    info.args = texts.arguments(record.arguments(), cut);
+    info.truncated = texts.truncated;
+    info
+}
+
+/// The texts of one process, of which an alert has only so many bytes: what an attacker makes long must not make alerts
+/// that fill the memory.
+struct Texts {
+    left: usize,
+    truncated: Vec<&'static str>,
+}
+
+impl Texts {
+    fn new(limit: usize) -> Self {
+        Self { left: limit, truncated: Vec::new() }
+    }
+
+    fn text(&mut self, key: &'static str, value: Value<'_>) -> String {
+        let Value::Text { bytes, truncated } = value else { return String::new() };
+        self.part(key, bytes, truncated)
+    }
+
+    fn arguments<'a>(&mut self, arguments: impl Iterator<Item = &'a [u8]>, truncated: bool) -> Vec<String> {
+        let mut taken = Vec::new();
+        if truncated {
+            self.truncated.push("args");
+        }
+        for argument in arguments {
+            if self.left == 0 || taken.len() == MAX_ARGUMENTS {
+                self.mark("args");
+                break;
+            }
+            taken.push(self.part("args", argument, false));
+        }
+        taken
+    }
+
+    fn part(&mut self, key: &'static str, bytes: &[u8], truncated: bool) -> String {
+        let (text, cut) = display_at_most(bytes, self.left);
+        self.left -= text.len();
+        if truncated || cut {
+            self.mark(key);
+        }
+        text
+    }
+
+    fn mark(&mut self, key: &'static str) {
+        if !self.truncated.contains(&key) {
+            self.truncated.push(key);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The engine: events in, signals and alerts out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, Permission, PlannedAction};
+use crate::alert::{Alert, AlertContext, Finding, build_alert};
+use crate::evaluate::{Decision, Matcher, TreeMatcher};
+use crate::event::{Event, EventKind};
+use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan, PlanContext};
+use crate::plugin::{Confirmation, Execution, Responder};
+use crate::policy::{Policy, PolicySet};
+use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessTable};
+use crate::schema::FieldSet;
+
+/// What an engine knows of the host and the sensor that it works in. Everything is optional: it goes into alerts.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Host {
+    /// The host's name, for `location.node_name`.
+    pub node_name: Option<String>,
+    /// The sensor's id.
+    pub sensor_id: Option<String>,
+    /// An id of this run of the sensor. Alerts of runs with different ids never share a uuid.
+    pub session: Uuid,
+    /// The id of this boot of the host. Process uuids are the same as long as it is.
+    pub boot_id: String,
+    /// When the host booted, in nanoseconds since the epoch.
+    pub boot_time: Option<u64>,
+    /// Offset of local time from UTC, in seconds.
+    pub utc_offset: i32,
+    /// The alerts' `metadata`; the engine adds what it knows itself.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Makes the matcher of a set of policies.
+pub type MatcherFactory = Box<dyn Fn(Arc<PolicySet>) -> Box<dyn Matcher> + Send>;
+
+/// Builds an [`Engine`].
+pub struct EngineBuilder {
+    policies: Arc<PolicySet>,
+    planner: Box<dyn ActionPlanner>,
+    factory: MatcherFactory,
+    host: Host,
+    dry_run: bool,
+    process_limit: usize,
+}
+
+impl EngineBuilder {
+    /// Replaces the planner; the default is a [`GuardedPlanner`] with the default guards.
+    #[must_use]
+    pub fn planner(mut self, planner: impl ActionPlanner + 'static) -> Self {
+        self.planner = Box::new(planner);
+        self
+    }
+
+    /// Replaces the matcher; the default is a [`TreeMatcher`].
+    #[must_use]
+    pub fn matcher(mut self, factory: impl Fn(Arc<PolicySet>) -> Box<dyn Matcher> + Send + 'static) -> Self {
+        self.factory = Box::new(factory);
+        self
+    }
+
+    /// Says where the engine works.
+    #[must_use]
+    pub fn host(mut self, host: Host) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// Puts the whole engine in dry run: actions are planned, guarded and reported, none is carried out.
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// The most processes that the engine remembers. Default [`DEFAULT_PROCESS_LIMIT`].
+    #[must_use]
+    pub fn process_limit(mut self, limit: usize) -> Self {
+        self.process_limit = limit;
+        self
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn build(self) -> Engine {
+        let matcher = (self.factory)(self.policies.clone());
+        Engine {
+            context: AlertContext::new(self.host, self.policies.hash()),
+            policies: self.policies,
+            planner: self.planner,
+            factory: self.factory,
+            matcher,
+            processes: ProcessTable::new(self.process_limit),
+            dry_run: self.dry_run,
+            lost: [0; EventKind::ALL.len()],
+            detections: Vec::new(),
+            stats: EngineStats::default(),
+        }
+    }
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("planner", &self.planner)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an engine has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineStats {
+    /// Events processed.
+    pub events: u64,
+    /// Events that their source lost.
+    pub lost: u64,
+    /// Times that a policy responded.
+    pub detections: u64,
+    /// Actions handed to the responder.
+    pub actions: u64,
+}
+
+/// Takes events, decides, acts, and makes alerts. One thread owns it; nothing in it locks.
+///
+/// ```
+/// use std::sync::Arc;
+/// use sls_core::{DryRunResponder, Engine, Event, EventKind, Field, PolicySet, ProcessKey};
+///
+/// let policies = PolicySet::from_yaml("p.yaml", r#"
+/// No wget:
+///   policy: program
+///   responseActions: [alert, kill]
+///   rules: ['match programName == "*/wget"', default ignore]
+/// "#)?;
+/// let mut engine = Engine::builder(policies).dry_run(true).build();
+///
+/// let mut event = Event::new(EventKind::Exec);
+/// event.process = ProcessKey { pid: 4242, start: 77_000_000_000 };
+/// event.set_text(Field::ProgramName, b"/usr/bin/wget");
+/// let mut alerts = Vec::new();
+/// engine.process(&mut event, &mut DryRunResponder, &mut |pending| alerts.push(pending.complete()));
+/// assert_eq!(alerts[0].notifications[1].message, "Would have taken responseAction: kill");
+/// # Ok::<(), sls_core::Diagnostics>(())
+/// ```
+pub struct Engine {
+    context: AlertContext,
+    policies: Arc<PolicySet>,
+    planner: Box<dyn ActionPlanner>,
+    factory: MatcherFactory,
+    matcher: Box<dyn Matcher>,
+    processes: ProcessTable,
+    dry_run: bool,
+    /// Events lost since the last alert, by kind.
+    lost: [u64; EventKind::ALL.len()],
+    /// Kept for its memory.
+    detections: Vec<Detection>,
+    stats: EngineStats,
+}
+
+/// A decision that was acted upon, and of which the alert is still to be made.
+struct Detection {
+    policy: Arc<Policy>,
+    rule: Arc<str>,
+    uncertain: FieldSet,
+    plan: Plan,
+    executions: Vec<Execution>,
+}
+
+impl Engine {
+    /// A builder of an engine for these policies.
+    #[must_use]
+    pub fn builder(policies: impl Into<Arc<PolicySet>>) -> EngineBuilder {
+        EngineBuilder {
+            policies: policies.into(),
+            planner: Box::new(GuardedPlanner::default()),
+            factory: Box::new(|policies| Box::new(TreeMatcher::new(policies))),
+            host: Host::default(),
+            dry_run: false,
+            process_limit: DEFAULT_PROCESS_LIMIT,
+        }
+    }
+
+    /// Processes one event: enriches it, decides, and calls `responder` for every action that is granted, before
+    /// anything else is done. Then it remembers the event and gives `alert` what came of it, also of policies that act in
+    /// silence: [`PendingAlert::message_type`] tells what is to be reported.
+    ///
+    /// An event that no policy responds to allocates nothing here, but for what the process table has to remember.
+    pub fn process(&mut self, event: &mut Event, responder: &mut dyn Responder, alert: &mut dyn FnMut(PendingAlert)) {
+        self.stats.events += 1;
+        self.stats.lost += event.lost;
+        self.lost[event.kind as usize] += event.lost;
+        self.processes.enrich(event);
+        let Self { matcher, planner, detections, dry_run, stats, .. } = self;
+        matcher.decide(event, &mut |decision| {
+            detections.extend(respond(&**planner, event, decision, *dry_run, responder));
+            stats.detections += 1;
+        });
+        self.processes.observe(event);
+        for detection in self.detections.drain(..) {
+            self.stats.actions += detection.executions.len() as u64;
+            let Detection { policy, rule, uncertain, plan, executions } = detection;
+            let finding = Finding {
+                event,
+                policy: &policy,
+                rule: &rule,
+                uncertain,
+                message_type: plan.report,
+                // Losses are told once, in an alert that somebody gets to see.
+                lost_events: plan.report.map_or(0, |_| std::mem::take(&mut self.lost[event.kind as usize])),
+            };
+            let made = build_alert(&mut self.context, &mut self.processes, &finding);
+            alert(PendingAlert { alert: made, executions, utc_offset: self.context.host.utc_offset });
+        }
+    }
+
+    /// Replaces the policies, for the next event on. The processes and their alert groups stay known.
+    pub fn reload(&mut self, policies: impl Into<Arc<PolicySet>>) {
+        self.policies = policies.into();
+        self.matcher = (self.factory)(self.policies.clone());
+        self.context.next_generation(self.policies.hash());
+    }
+
+    /// The policies in force.
+    #[must_use]
+    pub fn policies(&self) -> &Arc<PolicySet> {
+        &self.policies
+    }
+
+    /// How often the policies were loaded: 1 for those that the engine was built with. Alerts carry it.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.context.generation
+    }
+
+    /// The planner.
+    #[must_use]
+    pub fn planner(&self) -> &dyn ActionPlanner {
+        &*self.planner
+    }
+
+    /// The processes that it knows.
+    #[must_use]
+    pub fn processes(&self) -> &ProcessTable {
+        &self.processes
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        self.stats
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("matcher", &self.matcher)
+            .field("planner", &self.planner)
+            .field("dry_run", &self.dry_run)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Plans and acts at once.
+fn respond(
+    planner: &dyn ActionPlanner,
+    event: &Event,
+    decision: Decision<'_>,
+    dry_run: bool,
+    responder: &mut dyn Responder,
+) -> Option<Detection> {
+    let plan = planner.plan(&PlanContext { event, decision, dry_run });
+    if plan.is_empty() {
+        return None;
+    }
+    let executions = plan
+        .actions()
+        .map(|planned| match planned.permission {
+            // The signal is sent here; everything after this can wait.
+            Permission::Granted => responder.execute(planned),
+            Permission::DryRun => Execution::Done(ActionOutcome::new(planned, ActionResult::DryRun)),
+            Permission::Refused(refusal) => {
+                Execution::Done(ActionOutcome::new(planned, ActionResult::Refused { details: refusal.to_string() }))
+            }
+        })
+        .collect();
+    Some(Detection {
+        policy: decision.policy.clone(),
+        rule: decision.rule.text.clone(),
+        uncertain: decision.uncertain,
+        plan,
+        executions,
+    })
+}
+
+/// An alert whose actions were started, but perhaps not yet seen to take effect.
+#[derive(Debug)]
+pub struct PendingAlert {
+    alert: Alert,
+    executions: Vec<Execution>,
+    utc_offset: i32,
+}
+
+impl PendingAlert {
+    /// The message type to report it under; none if its policy acts in silence.
+    #[must_use]
+    pub fn message_type(&self) -> Option<MessageType> {
+        self.alert.message_type
+    }
+
+    /// Waits until the effect of every action was seen, or its time is over, and returns the whole alert. Call it on
+    /// another thread than the one that processes events.
+    #[must_use]
+    pub fn complete(self) -> Alert {
+        let mut alert = self.alert;
+        for execution in self.executions {
+            alert.add_outcome(&execution.finish(), self.utc_offset);
+        }
+        alert
+    }
+}
+
+/// A responder that carries nothing out: for replays, and for engines in dry run. It supports every action.
+#[derive(Clone, Copy, Debug, Default)]
+// Exhaustive: it has nothing in it.
+#[allow(clippy::exhaustive_structs)]
+pub struct DryRunResponder;
+
+impl Responder for DryRunResponder {
+    fn supports(&self) -> ActionSet {
+        Action::ALL.iter().copied().collect()
+    }
+
+    fn execute(&mut self, action: &PlannedAction) -> Execution {
+        Execution::Done(ActionOutcome::new(action, ActionResult::DryRun))
+    }
+}
+
+// An alert under way crosses threads.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<PendingAlert>();
+    is_send::<Box<dyn Confirmation>>();
+    is_send::<Engine>();
+};

@@ -1,0 +1,239 @@
+//! The plain evaluator: it walks the tree of every rule of every policy, in order. It is the oracle that faster
+//! matchers are tested against, and it tells why.
+
+use std::sync::Arc;
+
+use crate::event::{Event, EventKind, Value};
+use crate::list::any;
+use crate::pattern::Known;
+use crate::policy::{Policy, PolicySet, PolicyType};
+use crate::rule::{Comparison, Condition, Rule, Test};
+use crate::schema::{Field, FieldKind, FieldSet};
+use crate::syntax::RuleVerdict;
+use crate::truth::Truth;
+
+/// Decides which policies respond to an event. It holds no state and no lock; one matcher may serve many threads.
+pub trait Matcher: std::fmt::Debug + Send + Sync {
+    /// Calls `decided` for each enabled policy that `event` matches or leaves undecided, in document order.
+    fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>));
+}
+
+/// What a policy makes of an event.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Decision<'a> {
+    /// The policy.
+    pub policy: &'a Arc<Policy>,
+    /// The rule that decided, or the first that could not be decided.
+    pub rule: &'a Rule,
+    /// Whether the event matches for certain, or a rule could not be decided that might have changed the outcome.
+    pub certain: bool,
+    /// The fields that could not be decided upon.
+    pub uncertain: FieldSet,
+}
+
+impl<'a> Decision<'a> {
+    /// `rule` decided that the policy responds.
+    #[must_use]
+    pub fn certain(policy: &'a Arc<Policy>, rule: &'a Rule) -> Self {
+        Self { policy, rule, certain: true, uncertain: FieldSet::EMPTY }
+    }
+
+    /// `rule` could not be decided for want of the `uncertain` fields, and might have changed the outcome.
+    #[must_use]
+    pub fn undecided(policy: &'a Arc<Policy>, rule: &'a Rule, uncertain: FieldSet) -> Self {
+        Self { policy, rule, certain: false, uncertain }
+    }
+}
+
+/// The plain evaluator as a [`Matcher`].
+#[derive(Debug)]
+pub struct TreeMatcher {
+    policies: Arc<PolicySet>,
+}
+
+impl TreeMatcher {
+    /// A matcher of the enabled policies of a set.
+    #[must_use]
+    pub fn new(policies: Arc<PolicySet>) -> Self {
+        Self { policies }
+    }
+}
+
+impl Matcher for TreeMatcher {
+    fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
+        for policy in self.policies.active().filter(|policy| raises(policy.policy_type, event.kind)) {
+            let outcome = outcome(policy, event);
+            if outcome.is_response() {
+                let rule = &policy.rules[outcome.rule];
+                decided(Decision { policy, rule, certain: outcome.certain, uncertain: outcome.uncertain });
+            }
+        }
+    }
+}
+
+/// Whether events of `kind` raise policies of type `policy_type`.
+#[must_use]
+pub fn raises(policy_type: PolicyType, kind: EventKind) -> bool {
+    use EventKind as E;
+    use PolicyType as P;
+    match policy_type {
+        P::Program | P::NewFileExec | P::InteractiveShell => kind == E::Exec,
+        P::File | P::FileMonitor | P::Chmod => kind == E::File,
+        P::Connect => kind == E::Connect,
+        P::NetworkService => matches!(kind, E::Accept | E::Listen),
+        P::Ptrace => kind == E::Ptrace,
+        P::MemoryProtection => kind == E::Memory,
+        P::Segfault => kind == E::Crash,
+        P::PrivilegeEscalation => kind == E::Credentials,
+        P::KernelModule => kind == E::Module,
+        P::Userfaultfd => kind == E::Userfaultfd,
+        P::Container => kind == E::Container,
+        P::Selinux | P::KernelPayload | P::SmepSmap => kind == E::Security,
+        P::Kprobe | P::Uprobe => false,
+    }
+}
+
+impl Condition {
+    /// The condition's value for an event, by the plain evaluator.
+    #[must_use]
+    pub fn evaluate(&self, event: &Event) -> Truth {
+        evaluate(self, event, &mut FieldSet::default())
+    }
+}
+
+/// How the rules of a policy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Index of the rule that decided, or of the first that is in doubt.
+    pub(crate) rule: usize,
+    pub(crate) verdict: RuleVerdict,
+    pub(crate) certain: bool,
+    pub(crate) uncertain: FieldSet,
+}
+
+impl Outcome {
+    /// Whether the policy has something to say: it matched, or it may have.
+    pub(crate) fn is_response(&self) -> bool {
+        !self.certain || self.verdict == RuleVerdict::Match
+    }
+}
+
+/// Runs the rules from the top. The first that is true decides. A rule that stays unknown decides nothing; if it would
+/// have given another verdict than the rule that decides, the event is undecided.
+pub(crate) fn outcome(policy: &Policy, event: &Event) -> Outcome {
+    // The first rule in doubt for each verdict, and the fields in doubt of all.
+    let mut doubts: [Option<usize>; 2] = [None, None];
+    let mut uncertain = FieldSet::EMPTY;
+    for (index, rule) in policy.rules.iter().enumerate() {
+        let mut unknown = FieldSet::EMPTY;
+        let truth = match &rule.condition {
+            None => Truth::True,
+            Some(condition) => evaluate(condition, event, &mut unknown),
+        };
+        match truth {
+            Truth::False => {}
+            Truth::Unknown => {
+                doubts[rule.verdict as usize].get_or_insert(index);
+                uncertain = uncertain.union(unknown);
+            }
+            Truth::True => {
+                let other = match rule.verdict {
+                    RuleVerdict::Match => RuleVerdict::Ignore,
+                    RuleVerdict::Ignore => RuleVerdict::Match,
+                };
+                return match doubts[other as usize] {
+                    Some(doubt) => Outcome { rule: doubt, verdict: rule.verdict, certain: false, uncertain },
+                    None => Outcome { rule: index, verdict: rule.verdict, certain: true, uncertain: FieldSet::EMPTY },
+                };
+            }
+        }
+    }
+    // The loader sees to it that the last rule is a default, which is always true.
+    let rule = policy.rules.len().saturating_sub(1);
+    Outcome { rule, verdict: RuleVerdict::Ignore, certain: true, uncertain: FieldSet::EMPTY }
+}
+
+/// The value of a condition. The fields of its unknown tests are added to `unknown` if the whole is unknown.
+pub(crate) fn evaluate(condition: &Condition, event: &Event, unknown: &mut FieldSet) -> Truth {
+    match condition {
+        Condition::And(terms) => terms.iter().fold(Truth::True, |truth, term| match truth {
+            Truth::False => truth,
+            _ => truth.and(evaluate(term, event, unknown)),
+        }),
+        Condition::Or(terms) => terms.iter().fold(Truth::False, |truth, term| match truth {
+            Truth::True => truth,
+            _ => truth.or(evaluate(term, event, unknown)),
+        }),
+        Condition::Not(inner) => !evaluate(inner, event, unknown),
+        Condition::Test(test) => {
+            let truth = evaluate_test(test, event);
+            if truth == Truth::Unknown {
+                unknown.insert(test.field);
+            }
+            truth
+        }
+    }
+}
+
+/// The value of one test.
+pub(crate) fn evaluate_test(test: &Test, event: &Event) -> Truth {
+    let value = match event.value(test.field) {
+        Value::Unknown => return Truth::Unknown,
+        // A text without a value is empty. Nothing else without a value passes any test, turned round or not.
+        Value::Absent => match test.field.kind() {
+            FieldKind::Number | FieldKind::Host | FieldKind::Bool => return absent_number(test),
+            FieldKind::Lineage => return Truth::from(test.negated),
+            _ if test.field.spec().many => return Truth::from(test.negated),
+            _ => Value::Text { bytes: b"", truncated: false },
+        },
+        value => value,
+    };
+    let truth = compare(&test.comparison, test.field, value);
+    if test.negated { !truth } else { truth }
+}
+
+/// A bool that an event does not carry is false; a number or a host that it does not carry passes no test.
+fn absent_number(test: &Test) -> Truth {
+    match test.comparison {
+        Comparison::Bool(wanted) => Truth::from(wanted == test.negated),
+        _ => Truth::False,
+    }
+}
+
+fn compare(comparison: &Comparison, field: Field, value: Value<'_>) -> Truth {
+    match (comparison, value) {
+        (Comparison::AnyOf(parts), value) => any(parts, |part| compare(part, field, value)),
+        (Comparison::List { list, .. }, Value::Many { items, truncated }) if field.kind() == FieldKind::Lineage => {
+            list.entries.contains_lineage(items, truncated)
+        }
+        (comparison, Value::Many { items, truncated }) => {
+            let one = |bytes| compare(comparison, field, Value::Text { bytes, truncated: false });
+            let rest = if truncated { Truth::Unknown } else { Truth::False };
+            any(items.iter(), one).or(rest)
+        }
+        (Comparison::Pattern { pattern, fold }, Value::Text { bytes, truncated }) => {
+            pattern.matches(bytes, known(field, truncated), *fold)
+        }
+        (Comparison::Like(like), Value::Text { bytes, truncated }) => like.matches(bytes, known(field, truncated)),
+        (Comparison::List { list, fold }, Value::Text { bytes, truncated }) => {
+            list.entries.contains_text(bytes, known(field, truncated), *fold)
+        }
+        (Comparison::List { list, .. }, Value::Number(number)) => list.entries.contains_number(number),
+        (Comparison::List { list, .. }, Value::Host(address)) => list.entries.contains_host(address),
+        (Comparison::Number(test), Value::Number(number)) => test.holds(number).into(),
+        (Comparison::Bool(wanted), Value::Bool(value)) => (*wanted == value).into(),
+        (Comparison::Host(network), Value::Host(address)) => network.contains(&address).into(),
+        // The type check pairs comparisons with the values that their field can have.
+        _ => Truth::Unknown,
+    }
+}
+
+/// A path that was cut keeps its end, any other text its start.
+fn known(field: Field, truncated: bool) -> Known {
+    match (truncated, field.kind()) {
+        (false, _) => Known::Whole,
+        (true, FieldKind::Path) => Known::End,
+        (true, _) => Known::Start,
+    }
+}

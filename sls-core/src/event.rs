@@ -1,0 +1,498 @@
+//! The event model: a kind, the identity of the acting process, and one slot for each field of the schema.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::schema::{Field, FieldKind, FieldSet, SCHEMA};
+
+/// The most ancestors that an event carries; a longer ancestry is cut there and marked truncated.
+pub const MAX_ANCESTORS: usize = 64;
+
+/// The identity of a process on one boot of one host: a pid can be reused, a pid and a start time cannot.
+// Exhaustive: these two numbers are the identity, by definition.
+#[allow(clippy::exhaustive_structs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessKey {
+    /// Thread group id in the host's PID namespace.
+    pub pid: u32,
+    /// Start time in nanoseconds since boot.
+    pub start: u64,
+}
+
+impl fmt::Display for ProcessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.pid, self.start)
+    }
+}
+
+macro_rules! kinds {
+    ($( $variant:ident $name:literal $event_type:literal $meaning:literal; )+) => {
+        /// What happened.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum EventKind { $( #[doc = $meaning] $variant, )+ }
+
+        impl EventKind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
+
+            /// The name in recorded events.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $( Self::$variant => $name, )+ }
+            }
+
+            /// The value of the field `eventType`.
+            #[must_use]
+            pub fn event_type(self) -> &'static str {
+                match self { $( Self::$variant => $event_type, )+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    Exec "exec" "PROCESS_EVENT_TYPE_EXEC" "A program was executed.";
+    Fork "fork" "PROCESS_EVENT_TYPE_FORK" "A process was created.";
+    Exit "exit" "PROCESS_EVENT_TYPE_EXIT" "A process ended.";
+    Baseline "baseline" "BASELINE_TASK" "A process was already running when the source started.";
+    File "file" "FILE_EVENT" "A file was changed or opened.";
+    Connect "connect" "NETWORK_EVENT_TYPE_CONNECT" "An outbound connection.";
+    Accept "accept" "NETWORK_EVENT_TYPE_ACCEPT" "An inbound connection was accepted.";
+    Listen "listen" "NETWORK_EVENT_TYPE_LISTEN" "A socket began to listen.";
+    Ptrace "ptrace" "PTRACE_EVENT" "A process reached into another.";
+    Memory "memory" "MEMORY_EVENT" "Memory became executable.";
+    Crash "crash" "CRASH_EVENT" "A process crashed.";
+    Credentials "credentials" "CREDENTIALS_EVENT" "Credentials changed.";
+    Module "module" "MODULE_EVENT" "Kernel code was loaded.";
+    Userfaultfd "userfaultfd" "USERFAULTFD_EVENT" "A userfaultfd was created.";
+    Container "container" "CONTAINER_EVENT" "A container started or stopped.";
+    Security "security" "SECURITY_EVENT" "A protection was switched off.";
+}
+
+impl EventKind {
+    /// The kind called `name` in recorded events.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The value of a field in one event.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value<'a> {
+    /// The field does not apply: it compares as `""`, or is false for numbers and hosts.
+    Absent,
+    /// The field applies, but its value could not be had.
+    Unknown,
+    /// Bytes, of which a part is missing if `truncated`: the start of a path, the end of anything else.
+    Text {
+        /// What is known.
+        bytes: &'a [u8],
+        /// Whether more was there.
+        truncated: bool,
+    },
+    /// An unsigned integer.
+    Number(u64),
+    /// A truth value.
+    Bool(bool),
+    /// An address.
+    Host(IpAddr),
+    /// Several texts, nearest ancestor first.
+    Many {
+        /// The texts.
+        items: Items<'a>,
+        /// Whether there were more.
+        truncated: bool,
+    },
+}
+
+/// The texts of a many-valued field. Items are separated by NUL, which no path holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Items<'a>(Option<&'a [u8]>);
+
+impl<'a> Items<'a> {
+    /// The items, nearest first.
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+        self.0.into_iter().flat_map(|bytes| bytes.split(|byte| *byte == 0))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Slot {
+    #[default]
+    Empty,
+    Text {
+        start: u32,
+        len: u32,
+    },
+    Number(u64),
+    Bool(bool),
+    Host(IpAddr),
+}
+
+/// One event. It is made to be reused: [`Event::reset`] keeps the memory, so a source that fills one event again and
+/// again allocates nothing once it has seen its longest.
+///
+/// ```
+/// use sls_core::{Event, EventKind, Field, ProcessKey, Value};
+///
+/// let mut event = Event::new(EventKind::Exec);
+/// event.process = ProcessKey { pid: 4242, start: 77_000_000_000 };
+/// event.set_text(Field::ProgramName, b"/usr/bin/wget");
+/// event.set_arguments([&b"wget"[..], b"-q"]);
+/// event.set_number(Field::Uid, 1000);
+/// assert_eq!(event.value(Field::ProgramArguments), Value::Text { bytes: b"wget -q", truncated: false });
+/// assert_eq!(event.value(Field::ProcessPid), Value::Number(4242));
+/// assert_eq!(event.value(Field::Euid), Value::Absent);
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// When, in nanoseconds since the epoch.
+    pub time: u64,
+    /// The acting process. Zero if there is none.
+    pub process: ProcessKey,
+    /// Its parent. Zero if it has none.
+    pub parent: ProcessKey,
+    /// The process that made the acting process, if an event that tells of its creation knows that it is another than
+    /// [`Event::parent`]: with `CLONE_PARENT` a process makes a sibling. Zero otherwise.
+    pub creator: ProcessKey,
+    /// Inode of the acting process's pidfd (`pidfs`, Linux 6.9 and later): an identity that is never reused on one boot.
+    pub pidfd_inode: Option<u64>,
+    /// Id of the process's cgroup in the v2 hierarchy.
+    pub cgroup_id: Option<u64>,
+    /// Inode of the PID namespace that the process lives in.
+    pub pid_namespace: Option<u32>,
+    /// Inode of the mount namespace that the process lives in: paths are paths in it.
+    pub mount_namespace: Option<u32>,
+    /// Whether the process is a kernel thread.
+    pub kernel_thread: bool,
+    /// Wait status of an `exit` event, as wait(2) encodes it.
+    pub exit_status: Option<u32>,
+    /// Events of this kind that were lost just before this one.
+    pub lost: u64,
+    present: FieldSet,
+    truncated: FieldSet,
+    unknown: FieldSet,
+    slots: [Slot; SCHEMA.len()],
+    arena: Vec<u8>,
+    argument_ends: Vec<u32>,
+}
+
+impl Event {
+    /// An event of `kind` without any value.
+    #[must_use]
+    pub fn new(kind: EventKind) -> Self {
+        Self {
+            kind,
+            time: 0,
+            process: ProcessKey::default(),
+            parent: ProcessKey::default(),
+            creator: ProcessKey::default(),
+            pidfd_inode: None,
+            cgroup_id: None,
+            pid_namespace: None,
+            mount_namespace: None,
+            kernel_thread: false,
+            exit_status: None,
+            lost: 0,
+            present: FieldSet::EMPTY,
+            truncated: FieldSet::EMPTY,
+            unknown: FieldSet::EMPTY,
+            slots: [Slot::Empty; SCHEMA.len()],
+            arena: Vec::new(),
+            argument_ends: Vec::new(),
+        }
+    }
+
+    /// Makes this an event of `kind` without any value, keeping its memory.
+    pub fn reset(&mut self, kind: EventKind) {
+        self.kind = kind;
+        self.time = 0;
+        self.process = ProcessKey::default();
+        self.parent = ProcessKey::default();
+        self.creator = ProcessKey::default();
+        self.pidfd_inode = None;
+        self.cgroup_id = None;
+        self.pid_namespace = None;
+        self.mount_namespace = None;
+        self.kernel_thread = false;
+        self.exit_status = None;
+        self.lost = 0;
+        self.present = FieldSet::EMPTY;
+        self.truncated = FieldSet::EMPTY;
+        self.unknown = FieldSet::EMPTY;
+        self.arena.clear();
+        self.argument_ends.clear();
+    }
+
+    /// The value of `field`.
+    #[must_use]
+    pub fn value(&self, field: Field) -> Value<'_> {
+        if self.unknown.contains(canonical(field)) {
+            return Value::Unknown;
+        }
+        match field {
+            Field::ProcessPid => return number_unless_zero(self.process.pid),
+            Field::ParentPid => return number_unless_zero(self.parent.pid),
+            Field::EventType => {
+                return Value::Text { bytes: self.kind.event_type().as_bytes(), truncated: false };
+            }
+            Field::Lineage => return self.value(Field::AncestorProgramName),
+            _ => {}
+        }
+        let truncated = self.truncated.contains(field);
+        if !self.present.contains(field) {
+            // Of a value that is only partly known, nothing is.
+            return if truncated { Value::Unknown } else { Value::Absent };
+        }
+        match self.slots[field as usize] {
+            Slot::Empty => Value::Absent,
+            Slot::Text { start, len } => {
+                let bytes = &self.arena[start as usize..(start + len) as usize];
+                if field.spec().many {
+                    Value::Many { items: Items((!bytes.is_empty()).then_some(bytes)), truncated }
+                } else {
+                    Value::Text { bytes, truncated }
+                }
+            }
+            Slot::Number(number) => Value::Number(number),
+            Slot::Bool(value) => Value::Bool(value),
+            Slot::Host(address) => Value::Host(address),
+        }
+    }
+
+    /// The known bytes of a text field; empty if it has none.
+    #[must_use]
+    pub fn text(&self, field: Field) -> &[u8] {
+        match self.value(field) {
+            Value::Text { bytes, .. } => bytes,
+            _ => b"",
+        }
+    }
+
+    /// The number in a field, if it has one.
+    #[must_use]
+    pub fn number(&self, field: Field) -> Option<u64> {
+        match self.value(field) {
+            Value::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The arguments one by one, argv\[0\] first; the last may be cut.
+    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+        let (joined, ends) = match self.value(Field::ProgramArguments) {
+            Value::Text { bytes, .. } => (bytes, &self.argument_ends[..]),
+            _ => (&b""[..], &[][..]),
+        };
+        let mut start = 0;
+        ends.iter().map(move |end| {
+            let end = *end as usize;
+            // The ends were made with the text: they rise and lie in it.
+            let argument = joined.get(start..end).unwrap_or_default();
+            start = end + 1;
+            argument
+        })
+    }
+
+    /// Fields whose value is only partly known.
+    #[must_use]
+    pub fn truncated(&self) -> FieldSet {
+        self.truncated
+    }
+
+    /// Fields that apply but could not be read.
+    #[must_use]
+    pub fn unknown(&self) -> FieldSet {
+        self.unknown
+    }
+
+    /// Sets a path, name, text or enum field. A value for a field of another kind marks the field unknown.
+    pub fn set_text(&mut self, field: Field, bytes: &[u8]) -> &mut Self {
+        let fits = matches!(field.kind(), FieldKind::Path | FieldKind::Name | FieldKind::Text | FieldKind::Enum(_))
+            && !field.spec().many;
+        if field == Field::ProgramArguments {
+            return self.set_arguments([bytes]);
+        }
+        let slot = self.append(|arena| arena.extend_from_slice(bytes));
+        self.set(field, slot, fits)
+    }
+
+    /// Sets a text field from parts, which saves the caller from joining them.
+    pub fn set_text_parts<'p>(&mut self, field: Field, parts: impl IntoIterator<Item = &'p [u8]>) -> &mut Self {
+        let fits = matches!(field.kind(), FieldKind::Path | FieldKind::Name | FieldKind::Text)
+            && !field.spec().many
+            && field != Field::ProgramArguments;
+        let slot = self.append(|arena| parts.into_iter().for_each(|part| arena.extend_from_slice(part)));
+        self.set(field, slot, fits)
+    }
+
+    /// Sets a number field. A number for a field of another kind marks the field unknown.
+    pub fn set_number(&mut self, field: Field, number: u64) -> &mut Self {
+        self.set(field, Slot::Number(number), field.kind() == FieldKind::Number)
+    }
+
+    /// Sets a bool field. A bool for a field of another kind marks the field unknown.
+    pub fn set_bool(&mut self, field: Field, value: bool) -> &mut Self {
+        self.set(field, Slot::Bool(value), field.kind() == FieldKind::Bool)
+    }
+
+    /// Sets a host field. An address for a field of another kind marks the field unknown.
+    pub fn set_host(&mut self, field: Field, address: IpAddr) -> &mut Self {
+        self.set(field, Slot::Host(address), field.kind() == FieldKind::Host)
+    }
+
+    /// Sets `programArguments` from argv.
+    pub fn set_arguments<'p>(&mut self, arguments: impl IntoIterator<Item = &'p [u8]>) -> &mut Self {
+        self.argument_ends.clear();
+        let base = self.arena.len();
+        for argument in arguments {
+            if !self.argument_ends.is_empty() {
+                self.arena.push(b' ');
+            }
+            self.arena.extend_from_slice(argument);
+            self.argument_ends.push((self.arena.len() - base) as u32);
+        }
+        let slot = Slot::Text { start: base as u32, len: (self.arena.len() - base) as u32 };
+        self.set(Field::ProgramArguments, slot, true)
+    }
+
+    /// Sets `ancestorProgramName` (and with it `lineage`), nearest ancestor first. At most [`MAX_ANCESTORS`] are kept;
+    /// more mark the field truncated.
+    pub fn set_ancestors<'p>(&mut self, programs: impl IntoIterator<Item = &'p [u8]>) -> &mut Self {
+        let mut cut = false;
+        let slot = self.append(|arena| {
+            for (index, program) in programs.into_iter().enumerate() {
+                if index == MAX_ANCESTORS {
+                    cut = true;
+                    break;
+                }
+                if index > 0 {
+                    arena.push(0);
+                }
+                arena.extend(program.iter().filter(|byte| **byte != 0));
+            }
+        });
+        self.set(Field::AncestorProgramName, slot, true);
+        if cut {
+            self.mark_truncated(Field::AncestorProgramName);
+        }
+        self
+    }
+
+    /// Says that the value just set is only a part.
+    pub fn mark_truncated(&mut self, field: Field) -> &mut Self {
+        self.truncated.insert(canonical(field));
+        self
+    }
+
+    /// Says that the field applies, but its value could not be had.
+    pub fn mark_unknown(&mut self, field: Field) -> &mut Self {
+        self.unknown.insert(canonical(field));
+        self
+    }
+
+    /// Takes a field's value away.
+    pub fn clear(&mut self, field: Field) -> &mut Self {
+        let field = canonical(field);
+        self.present.remove(field);
+        self.truncated.remove(field);
+        self.unknown.remove(field);
+        self
+    }
+
+    fn append(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Slot {
+        let start = self.arena.len();
+        fill(&mut self.arena);
+        Slot::Text { start: start as u32, len: (self.arena.len() - start) as u32 }
+    }
+
+    fn set(&mut self, field: Field, slot: Slot, fits: bool) -> &mut Self {
+        debug_assert!(fits, "value of the wrong kind for {field}");
+        let field = canonical(field);
+        self.truncated.remove(field);
+        self.unknown.remove(field);
+        if fits {
+            self.present.insert(field);
+            self.slots[field as usize] = slot;
+        } else {
+            self.unknown.insert(field);
+        }
+        self
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Event");
+        debug.field("kind", &self.kind).field("time", &self.time).field("process", &self.process);
+        for field in Field::all().filter(|field| self.present.contains(*field)) {
+            match self.value(field) {
+                Value::Text { bytes, .. } => debug.field(field.name(), &bytes.escape_ascii().to_string()),
+                value => debug.field(field.name(), &value),
+            };
+        }
+        debug.field("truncated", &self.truncated).field("unknown", &self.unknown).finish_non_exhaustive()
+    }
+}
+
+/// `lineage` is another view of `ancestorProgramName`.
+fn canonical(field: Field) -> Field {
+    if field == Field::Lineage { Field::AncestorProgramName } else { field }
+}
+
+fn number_unless_zero(number: u32) -> Value<'static> {
+    if number == 0 { Value::Absent } else { Value::Number(number.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reset_forgets_values_and_keeps_memory() {
+        let mut event = Event::new(EventKind::Exec);
+        event.set_text(Field::ProgramName, &[b'a'; 500]).mark_truncated(Field::ProgramName);
+        event.set_arguments([&b"a"[..], b"b c", b""]);
+        assert_eq!(event.arguments().collect::<Vec<_>>(), [&b"a"[..], b"b c", b""]);
+        let capacity = event.arena.capacity();
+        event.reset(EventKind::Fork);
+        assert_eq!(event.value(Field::ProgramName), Value::Absent);
+        assert!(event.truncated().is_empty());
+        assert_eq!(event.arguments().count(), 0);
+        assert_eq!(event.arena.capacity(), capacity);
+    }
+
+    #[test]
+    fn marks_count_without_a_value() {
+        let mut event = Event::new(EventKind::Exec);
+        event.mark_truncated(Field::ProgramName).mark_truncated(Field::Lineage).mark_unknown(Field::ParentPid);
+        for field in [Field::ProgramName, Field::AncestorProgramName, Field::Lineage, Field::ParentPid] {
+            assert_eq!(event.value(field), Value::Unknown, "{field}");
+        }
+    }
+
+    #[test]
+    fn ancestors_are_many_and_bounded() {
+        let mut event = Event::new(EventKind::Exec);
+        event.set_ancestors([&b"/bin/sh"[..], b"/sbin/init"]);
+        let Value::Many { items, truncated: false } = event.value(Field::Lineage) else { panic!("not many") };
+        assert_eq!(items.iter().collect::<Vec<_>>(), [&b"/bin/sh"[..], b"/sbin/init"]);
+        event.set_ancestors([]);
+        let Value::Many { items, .. } = event.value(Field::Lineage) else { panic!("not many") };
+        assert_eq!(items.iter().count(), 0);
+        event.set_ancestors(std::iter::repeat_n(&b"/x"[..], MAX_ANCESTORS + 1));
+        assert!(event.truncated().contains(Field::AncestorProgramName));
+    }
+}

@@ -1,0 +1,61 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod action;
+mod alert;
+mod bytes;
+mod capabilities;
+mod check;
+mod diagnostic;
+mod engine;
+mod evaluate;
+mod event;
+mod event_json;
+mod explain;
+mod guard;
+mod limits;
+mod list;
+mod loader;
+mod pattern;
+mod planner;
+mod plugin;
+mod policy;
+mod process_table;
+mod rule;
+mod schema;
+mod syntax;
+mod truth;
+
+pub use action::{
+    Action, ActionOutcome, ActionResult, ActionSet, Permission, PlannedAction, Refusal, Target, TargetType, Tier,
+};
+pub use alert::{
+    Alert, Location, MAX_ALERT_LINEAGE, MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT, MessageFields, NOT_AVAILABLE,
+    Notification, ProcessInfo, Scope,
+};
+pub use capabilities::{Capabilities, ENGINE_FIELDS};
+pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
+pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
+pub use evaluate::{Decision, Matcher, TreeMatcher, raises};
+pub use event::{Event, EventKind, Items, MAX_ANCESTORS, ProcessKey, Value};
+pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, UnknownKeys};
+pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation, explain};
+pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
+pub use limits::Limits;
+pub use list::{List, ListType};
+pub use loader::PolicyLoader;
+pub use planner::{ActionPlanner, GuardedPlanner, MAX_ACTIONS, MessageType, Plan, PlanContext};
+pub use plugin::{AlertSink, BoxError, Confirmation, EventSource, Execution, Responder, SourceStatus};
+pub use policy::{Confidence, OnUnknown, Policy, PolicySet, PolicyType, Priority};
+pub use process_table::{
+    DEFAULT_PROCESS_LIMIT, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, ProcessRecord, ProcessTable,
+    SPARE_STORED_TEXT,
+};
+pub use rule::{Condition, Rule, Test};
+pub use schema::{Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
+pub use syntax::{
+    Expr, Ident, Literal, LiteralValue, Operand, Operator, RuleSyntax, RuleVerdict, SyntaxError, TestSyntax, parse_rule,
+};
+pub use truth::Truth;
+pub use uuid::Uuid;

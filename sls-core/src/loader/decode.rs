@@ -1,0 +1,349 @@
+//! Policies and lists from their attributes.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::object::{Attributes, unique_keys};
+use super::yaml::{Entry, Node, Yaml};
+use crate::action::{Action, ActionSet};
+use crate::capabilities::Capabilities;
+use crate::check::{Checker, parse_network};
+use crate::diagnostic::{Code, Diagnostics, Span};
+use crate::limits::Limits;
+use crate::list::{Entries, Lineage, List, ListType};
+use crate::pattern::Pattern;
+use crate::policy::{Confidence, OnUnknown, Policy, PolicyType, Priority};
+use crate::rule::Rule;
+use crate::schema::FieldSet;
+use crate::syntax::parse_rule;
+
+type Lists = BTreeMap<Arc<str>, Arc<List>>;
+
+const POLICY_KEYS: &[&str] = &[
+    "policy",
+    "enabled",
+    "alertMessage",
+    "comments",
+    "priority",
+    "confidence",
+    "categories",
+    "alertLabels",
+    "group",
+    "rules",
+    "responseActions",
+    "responseAction",
+    "dryRun",
+    "onUnknown",
+];
+
+const LIST_KEYS: &[&str] = &["type", "description", "list"];
+
+/// What a policy is decoded with.
+pub(super) struct PolicyContext<'a> {
+    pub(super) name: &'a str,
+    pub(super) key: &'a Node,
+    pub(super) lists: &'a Lists,
+    pub(super) limits: &'a Limits,
+    pub(super) capabilities: &'a Capabilities,
+    /// What is left of the limit `regex_total_bytes`.
+    pub(super) regex_bytes: &'a Cell<usize>,
+}
+
+pub(super) fn decode_policy(
+    context: &PolicyContext<'_>,
+    entries: &[Entry],
+    diagnostics: &mut Diagnostics,
+) -> Option<Policy> {
+    let name = context.name;
+    let mut attributes = Attributes::new(entries, POLICY_KEYS, diagnostics);
+    let policy_type = policy_type(&mut attributes, context.capabilities)?;
+    let actions = actions(&mut attributes, policy_type, context.capabilities);
+    let rules = rules(&mut attributes, policy_type, context);
+    let fields = rules
+        .iter()
+        .filter_map(|rule| rule.condition.as_ref())
+        .fold(FieldSet::EMPTY, |fields, condition| fields.union(condition.fields()));
+    Some(Policy {
+        name: name.into(),
+        policy_type,
+        enabled: attributes.bool("enabled").unwrap_or(true),
+        alert_message: attributes.string("alertMessage").unwrap_or(name).to_owned(),
+        comments: attributes.string("comments").unwrap_or_default().to_owned(),
+        priority: attributes
+            .name("priority", Priority::ALL.iter().map(|value| value.name()), Priority::from_name)
+            .unwrap_or(Priority::Medium),
+        confidence: attributes
+            .name("confidence", Confidence::ALL.iter().map(|value| value.name()), Confidence::from_name)
+            .unwrap_or(Confidence::Medium),
+        categories: attributes.strings("categories").into_iter().map(|(text, _)| text.to_owned()).collect(),
+        alert_labels: labels(&mut attributes),
+        group: attributes.string("group").map(str::to_owned),
+        rules,
+        actions,
+        dry_run: attributes.bool("dryRun").unwrap_or(false),
+        on_unknown: attributes
+            .name("onUnknown", OnUnknown::ALL.iter().map(|value| value.name()), OnUnknown::from_name)
+            .unwrap_or(OnUnknown::Alert),
+        fields,
+    })
+}
+
+fn policy_type(attributes: &mut Attributes<'_, '_>, capabilities: &Capabilities) -> Option<PolicyType> {
+    let names = PolicyType::ALL.iter().map(|value| value.name());
+    let policy_type = attributes.name("policy", names, PolicyType::from_name)?;
+    if policy_type != PolicyType::Program || !capabilities.offers_type(policy_type) {
+        let entry = attributes.get("policy")?;
+        let message = format!("policies of type `{policy_type}` are not supported by this version");
+        attributes.diagnostics.push(entry.value.place.error(Code::Unsupported, message));
+        return None;
+    }
+    Some(policy_type)
+}
+
+fn actions(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, capabilities: &Capabilities) -> ActionSet {
+    if let (Some(old), Some(_)) = (attributes.get("responseAction"), attributes.get("responseActions")) {
+        let diagnostic = old
+            .key
+            .place
+            .error(Code::Conflict, "`responseAction` cannot stand beside `responseActions`")
+            .help("`responseAction: X` means `responseActions: [alert, X]`; keep one of them");
+        attributes.diagnostics.push(diagnostic);
+    }
+    let mut set = ActionSet::EMPTY;
+    let mut add = |attributes: &mut Attributes<'_, '_>, text: &str, node: &Node| match Action::from_token(text) {
+        Some(action) if action.fits(policy_type) => {
+            if !capabilities.offers_action(action) {
+                let message = format!("this sensor cannot carry out the action `{action}`");
+                attributes.diagnostics.push(node.place.error(Code::Unsupported, message));
+            }
+            set.insert(action);
+        }
+        Some(action) => {
+            let message = format!("policies of type `{policy_type}` cannot have the action `{action}`");
+            let fitting: Vec<_> = Action::ALL
+                .iter()
+                .filter(|action| action.fits(policy_type))
+                .map(|action| format!("`{action}`"))
+                .collect();
+            let help = format!("they can have {}", fitting.join(", "));
+            attributes.diagnostics.push(node.place.error(Code::WrongAction, message).help(help));
+        }
+        None => {
+            let fitting = Action::ALL.iter().filter(|action| action.fits(policy_type)).map(|action| action.token());
+            attributes.unknown_name(&format!("unknown action `{text}`"), text, node, fitting);
+        }
+    };
+    if attributes.get("responseActions").is_some() {
+        for (text, node) in attributes.strings("responseActions") {
+            add(attributes, text, node);
+        }
+    } else if let Some(entry) = attributes.get("responseAction") {
+        if let Some(text) = attributes.string("responseAction") {
+            add(attributes, text, &entry.value);
+        }
+        set.insert(Action::Alert);
+    } else {
+        set.insert(Action::Alert);
+    }
+    set
+}
+
+fn labels(attributes: &mut Attributes<'_, '_>) -> BTreeMap<String, String> {
+    let Some(entry) = attributes.get("alertLabels") else { return BTreeMap::new() };
+    let Yaml::Mapping(entries) = &entry.value.value else {
+        attributes.wrong_type("alertLabels", "a mapping of strings to strings", &entry.value);
+        return BTreeMap::new();
+    };
+    let entries = unique_keys(entries.clone(), attributes.diagnostics);
+    let mut labels = BTreeMap::new();
+    for Entry { key, value } in &entries {
+        match (&key.value, &value.value) {
+            (Yaml::Scalar { text: key, .. }, Yaml::Scalar { text: value, .. }) => {
+                labels.insert(key.clone(), value.clone());
+            }
+            _ => {
+                let message =
+                    format!("`alertLabels` takes a mapping of strings to strings, not to {}", value.describe());
+                attributes.diagnostics.push(value.place.error(Code::WrongType, message));
+            }
+        }
+    }
+    labels
+}
+
+fn rules(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, context: &PolicyContext<'_>) -> Vec<Rule> {
+    let PolicyContext { key, lists, limits, capabilities, regex_bytes, .. } = *context;
+    let Some(entry) = attributes.required("rules", key) else { return Vec::new() };
+    let before = attributes.diagnostics.as_slice().len();
+    let texts = attributes.strings("rules");
+    if texts.len() > limits.rules {
+        let message = format!("too many rules in a policy: the limit `rules` is {}", limits.rules);
+        attributes.diagnostics.push(entry.key.place.error(Code::Limit, message));
+        return Vec::new();
+    }
+    let checker = Checker { policy_type, lists, limits, capabilities, regex_bytes };
+    let mut rules = Vec::with_capacity(texts.len());
+    let mut defaults = Vec::new();
+    for (index, (text, node)) in texts.iter().enumerate() {
+        if attributes.diagnostics.is_full() {
+            break;
+        }
+        if let Some(rule) = rule(text, node, &checker, attributes.diagnostics) {
+            if rule.condition.is_none() {
+                defaults.push(index);
+            }
+            rules.push(rule);
+        }
+    }
+    // A rule that could not be read may be the default.
+    if attributes.diagnostics.as_slice().len() > before {
+        return rules;
+    }
+    match &*defaults {
+        [] => attributes.diagnostics.push(
+            entry.key.place.error(Code::MissingDefault, "the policy has no default rule").help(
+                "add `default ignore`, or `default match` to respond to all that is not ignored, as the last rule",
+            ),
+        ),
+        [only] if *only + 1 == texts.len() => {}
+        [only] => attributes.diagnostics.push(
+            texts[*only]
+                .1
+                .place
+                .error(Code::MisplacedDefault, "the default rule is not the last one")
+                .label("rules after it would never be tried"),
+        ),
+        [_, second, ..] => attributes
+            .diagnostics
+            .push(texts[*second].1.place.error(Code::MisplacedDefault, "the policy has a second default rule")),
+    }
+    rules
+}
+
+fn rule(text: &str, node: &Node, checker: &Checker<'_>, diagnostics: &mut Diagnostics) -> Option<Rule> {
+    if text.len() > checker.limits.rule_bytes {
+        let message = format!("the rule is too long: the limit `rule_bytes` is {}", checker.limits.rule_bytes);
+        diagnostics.push(node.part(Span::new(0, 0)).error(Code::Limit, message));
+        return None;
+    }
+    let syntax = match parse_rule(text, checker.limits.rule_nesting) {
+        Ok(syntax) => syntax,
+        Err(error) => {
+            let code = if error.over_limit { Code::Limit } else { Code::RuleSyntax };
+            diagnostics.push(node.part(error.span).error(code, error.message));
+            return None;
+        }
+    };
+    match checker.check(text, &syntax) {
+        Ok(rule) => Some(rule),
+        Err(errors) => {
+            for error in errors {
+                let place = node.part(error.span);
+                let mut diagnostic = place.error(error.code, error.message);
+                diagnostic.help = error.help;
+                // Only where the place is exact can something be put there.
+                if let (Some(replacement), true) = (error.replacement, place.span != node.place.span) {
+                    diagnostic = diagnostic.suggest(place.span, replacement);
+                }
+                diagnostics.push(diagnostic);
+            }
+            None
+        }
+    }
+}
+
+pub(super) fn decode_list(
+    name: &str,
+    key: &Node,
+    entries: &[Entry],
+    limits: &Limits,
+    diagnostics: &mut Diagnostics,
+) -> Option<List> {
+    let mut attributes = Attributes::new(entries, LIST_KEYS, diagnostics);
+    let description = attributes.string("description").unwrap_or_default().to_owned();
+    attributes.required("type", key)?;
+    let names = ListType::ALL.iter().map(|value| value.name());
+    let list_type = attributes.name("type", names, ListType::from_name)?;
+    let entry = attributes.required("list", key)?;
+    let Yaml::Sequence(items) = &entry.value.value else {
+        attributes.wrong_type("list", "a sequence", &entry.value);
+        return None;
+    };
+    if items.len() > limits.list_entries {
+        let message = format!("too many entries in a list: the limit `list_entries` is {}", limits.list_entries);
+        attributes.diagnostics.push(entry.key.place.error(Code::Limit, message));
+        return None;
+    }
+    let entries = match list_type {
+        ListType::Names | ListType::Paths => {
+            Entries::Patterns(each(items, attributes.diagnostics, "a string", |node| text(node).map(Pattern::new)))
+        }
+        ListType::Hosts => {
+            let wanted = "an address or a CIDR block (domain names are not supported by this version)";
+            Entries::Hosts(each(items, attributes.diagnostics, wanted, |node| text(node).and_then(parse_network)))
+        }
+        ListType::Numbers => {
+            let wanted = "an integer from 0, or a range such as `1-9`";
+            Entries::Numbers(each(items, attributes.diagnostics, wanted, |node| text(node).and_then(range)))
+        }
+        ListType::Lineage => {
+            let wanted = "a sequence of program names, nearest ancestor last, such as `[sshd, bash]`";
+            Entries::Lineages(each(items, attributes.diagnostics, wanted, lineage))
+        }
+    };
+    Some(List { name: name.into(), list_type, description, entries })
+}
+
+/// The strings of a sequence; anything else is reported.
+pub(super) fn strings(node: &Node, key: &str, diagnostics: &mut Diagnostics) -> Vec<String> {
+    let Yaml::Sequence(items) = &node.value else {
+        let message = format!("`{key}` takes a sequence of strings, not {}", node.describe());
+        diagnostics.push(node.place.error(Code::WrongType, message));
+        return Vec::new();
+    };
+    each(items, diagnostics, "a string", |node| text(node).map(str::to_owned))
+}
+
+fn each<T>(items: &[Node], diagnostics: &mut Diagnostics, wanted: &str, parse: impl Fn(&Node) -> Option<T>) -> Vec<T> {
+    let mut entries = Vec::with_capacity(items.len());
+    for item in items {
+        if diagnostics.is_full() {
+            break;
+        }
+        match parse(item) {
+            Some(entry) => entries.push(entry),
+            None => {
+                diagnostics.push(item.place.error(Code::BadEntry, format!("an entry here is {wanted}")));
+            }
+        }
+    }
+    entries
+}
+
+/// The text of any scalar but null: `- 7` is a fine name.
+fn text(node: &Node) -> Option<&str> {
+    match &node.value {
+        Yaml::Scalar { text, .. } if node.describe() != "nothing" => Some(text),
+        _ => None,
+    }
+}
+
+fn range(text: &str) -> Option<(u64, u64)> {
+    match text.split_once('-') {
+        None => text.parse().ok().map(|number| (number, number)),
+        Some((from, to)) => {
+            let (from, to) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
+            (from <= to).then_some((from, to))
+        }
+    }
+}
+
+fn lineage(node: &Node) -> Option<Lineage> {
+    match &node.value {
+        Yaml::Sequence(items) if !items.is_empty() => {
+            items.iter().map(|item| text(item).map(Pattern::new)).collect::<Option<_>>().map(Lineage)
+        }
+        _ => None,
+    }
+}

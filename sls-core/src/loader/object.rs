@@ -1,0 +1,176 @@
+//! Typed access to the attributes of one object; whatever is not asked for is an unknown key.
+
+use std::collections::{HashMap, hash_map};
+
+use saphyr_parser::ScalarStyle;
+
+use super::yaml::{Entry, Node, Yaml};
+use crate::diagnostic::{Code, Diagnostics, nearest};
+
+/// A longer text is not written out again, in quotes.
+const MAX_SUGGESTED: usize = 128;
+
+/// The attributes of an object while it is decoded.
+pub(super) struct Attributes<'a, 'd> {
+    entries: &'a [Entry],
+    known: &'static [&'static str],
+    pub(super) diagnostics: &'d mut Diagnostics,
+}
+
+impl<'a, 'd> Attributes<'a, 'd> {
+    /// Attributes of which `known` may appear; any other key is reported at once.
+    pub(super) fn new(entries: &'a [Entry], known: &'static [&'static str], diagnostics: &'d mut Diagnostics) -> Self {
+        let mut attributes = Self { entries, known, diagnostics };
+        attributes.report_unknown_keys();
+        attributes
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'a Entry> {
+        debug_assert!(self.known.contains(&key));
+        self.entries.iter().find(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if text == key))
+    }
+
+    /// A required attribute of the object whose key is `object`.
+    pub(super) fn required(&mut self, key: &str, object: &Node) -> Option<&'a Entry> {
+        let entry = self.get(key);
+        if entry.is_none() {
+            self.diagnostics.push(object.place.error(Code::MissingKey, format!("the key `{key}` is missing")));
+        }
+        entry
+    }
+
+    pub(super) fn string(&mut self, key: &str) -> Option<&'a str> {
+        let entry = self.get(key)?;
+        self.string_in(key, &entry.value)
+    }
+
+    pub(super) fn string_in(&mut self, key: &str, node: &'a Node) -> Option<&'a str> {
+        match &node.value {
+            Yaml::Scalar { text, .. } if node.describe() == "a string" => Some(text),
+            _ => {
+                self.wrong_type(key, "a string", node);
+                None
+            }
+        }
+    }
+
+    pub(super) fn bool(&mut self, key: &str) -> Option<bool> {
+        let entry = self.get(key)?;
+        match &entry.value.value {
+            Yaml::Scalar { text, style: ScalarStyle::Plain } if plain_bool(text).is_some() => plain_bool(text),
+            _ => {
+                self.wrong_type(key, "`true` or `false`", &entry.value);
+                None
+            }
+        }
+    }
+
+    /// An attribute whose value is one of `names`.
+    pub(super) fn name<T>(
+        &mut self,
+        key: &str,
+        names: impl Iterator<Item = &'static str> + Clone,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let entry = self.get(key)?;
+        let text = self.string_in(key, &entry.value)?;
+        let value = parse(text);
+        if value.is_none() {
+            self.unknown_name(&format!("`{text}` is not a value of `{key}`"), text, &entry.value, names);
+        }
+        value
+    }
+
+    pub(super) fn strings(&mut self, key: &str) -> Vec<(&'a str, &'a Node)> {
+        let Some(entry) = self.get(key) else { return Vec::new() };
+        let Yaml::Sequence(items) = &entry.value.value else {
+            self.wrong_type(key, "a sequence of strings", &entry.value);
+            return Vec::new();
+        };
+        items.iter().filter_map(|item| self.string_in(key, item).map(|text| (text, item))).collect()
+    }
+
+    pub(super) fn wrong_type(&mut self, key: &str, wanted: &str, node: &Node) {
+        let message = format!("`{key}` takes {wanted}, not {}", node.describe());
+        let mut diagnostic = node.place.error(Code::WrongType, message);
+        match &node.value {
+            Yaml::Scalar { text, style: ScalarStyle::Plain }
+                if wanted == "a string" && !text.is_empty() && text.len() <= MAX_SUGGESTED =>
+            {
+                diagnostic = diagnostic.suggest(node.place.span, format!("\"{text}\""));
+            }
+            _ => {}
+        }
+        self.diagnostics.push(diagnostic);
+    }
+
+    pub(super) fn unknown_name(
+        &mut self,
+        message: &str,
+        text: &str,
+        node: &Node,
+        names: impl Iterator<Item = &'static str> + Clone,
+    ) {
+        let all: Vec<_> = names.clone().map(|name| format!("`{name}`")).collect();
+        let mut diagnostic = node.place.error(Code::UnknownName, message).help(format!("one of {}", all.join(", ")));
+        if let Some(name) = nearest(text, names) {
+            diagnostic = diagnostic.suggest(node.place.span, name);
+        }
+        self.diagnostics.push(diagnostic);
+    }
+
+    fn report_unknown_keys(&mut self) {
+        for Entry { key, .. } in self.entries {
+            if self.diagnostics.is_full() {
+                return;
+            }
+            match &key.value {
+                Yaml::Scalar { text, .. } if self.known.contains(&&**text) => {}
+                Yaml::Scalar { text, .. } => {
+                    let mut diagnostic = key.place.error(Code::UnknownKey, format!("unknown key `{text}`"));
+                    diagnostic = match nearest(text, self.known.iter().copied()) {
+                        Some(name) => diagnostic.suggest(key.place.span, name),
+                        None => diagnostic.help(format!("the keys here are `{}`", self.known.join("`, `"))),
+                    };
+                    self.diagnostics.push(diagnostic);
+                }
+                _ => {
+                    let message = format!("a key is a string, not {}", key.describe());
+                    self.diagnostics.push(key.place.error(Code::WrongType, message));
+                }
+            }
+        }
+    }
+}
+
+/// The entries without those whose key was there before, which are reported.
+pub(super) fn unique_keys(entries: Vec<Entry>, diagnostics: &mut Diagnostics) -> Vec<Entry> {
+    let mut places = HashMap::new();
+    entries
+        .into_iter()
+        .filter(|entry| {
+            let Yaml::Scalar { text, .. } = &entry.key.value else { return true };
+            match places.entry(text.clone()) {
+                hash_map::Entry::Vacant(place) => {
+                    place.insert(entry.key.place.clone());
+                    true
+                }
+                hash_map::Entry::Occupied(first) => {
+                    let message = format!("the key `{text}` is given twice");
+                    let label = format!("first on line {}", first.get().line());
+                    diagnostics.push(entry.key.place.error(Code::DuplicateKey, message).label(label));
+                    false
+                }
+            }
+        })
+        .collect()
+}
+
+/// A bool as YAML 1.2's core schema writes it.
+pub(super) fn plain_bool(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}

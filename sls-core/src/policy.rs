@@ -1,0 +1,220 @@
+//! Policies and lists as the engine uses them: checked, typed, without the text they came from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::action::ActionSet;
+use crate::list::List;
+use crate::rule::Rule;
+use crate::schema::FieldSet;
+
+macro_rules! names {
+    ($( #[$meta:meta] )* $vis:vis enum $name:ident { $( $variant:ident $text:literal $meaning:literal, )+ }) => {
+        $( #[$meta] )*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        $vis enum $name { $( #[doc = $meaning] $variant, )+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
+
+            /// The name in policies and alerts.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $( Self::$variant => $text, )+ }
+            }
+
+            /// What it means.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $( Self::$variant => $meaning, )+ }
+            }
+
+            /// The value called `name`; names are case-sensitive.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.name() == name)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+pub(crate) use names;
+
+names! {
+    /// What raises a policy's events.
+    pub enum PolicyType {
+        Program "program" "a program is executed",
+        File "file" "a file is created, or opened for writing, renamed to, linked to",
+        FileMonitor "filemonitor" "any change under a path",
+        NewFileExec "newFileExec" "a file created or modified lately is executed",
+        Chmod "chmod" "a mode change that sets one of the chosen bits",
+        Connect "connect" "an outbound connection",
+        NetworkService "networkService" "an inbound connection is accepted; a socket listens",
+        InteractiveShell "interactiveShell" "a shell starts on a terminal or on a socket",
+        Ptrace "ptrace" "a process reaches into another",
+        MemoryProtection "memoryProtection" "memory becomes executable that should not",
+        Segfault "segfault" "a program crashes more often than tolerated",
+        PrivilegeEscalation "privilegeEscalation" "credentials rise without a setuid program or a set*id call",
+        KernelModule "kernelModule" "kernel code is loaded",
+        Userfaultfd "userfaultfd" "a userfaultfd is created",
+        Container "container" "a container starts or stops",
+        Selinux "selinux" "SELinux is switched off, permissive, or its policy is replaced",
+        KernelPayload "kernelPayload" "a kernel function returns into user memory",
+        SmepSmap "smepSmap" "SMEP, SMAP or write protection is switched off",
+        Kprobe "kprobe" "a kernel probe that the user defines",
+        Uprobe "uprobe" "a user-space probe that the user defines",
+    }
+}
+
+names! {
+    /// How much an alert matters.
+    pub enum Priority {
+        High "High" "needs attention now",
+        Medium "Medium" "needs attention",
+        Low "Low" "worth knowing",
+        Info "Info" "for the record",
+    }
+}
+
+names! {
+    /// How sure a policy is that what it matches is no false positive.
+    pub enum Confidence {
+        High "High" "false positives are rare",
+        Medium "Medium" "false positives happen",
+        Low "Low" "false positives are common",
+    }
+}
+
+names! {
+    /// What a policy does with an event that a rule could not decide, for a value that it needs is not known.
+    pub enum OnUnknown {
+        Alert "alert" "raise the alert, take no other action",
+        Ignore "ignore" "do nothing",
+        Act "act" "respond as to a match",
+    }
+}
+
+impl PolicyType {
+    /// Whether an event of the type has a process that responses can act on.
+    #[must_use]
+    pub fn has_acting_process(self) -> bool {
+        !matches!(self, Self::Container | Self::Selinux | Self::SmepSmap)
+    }
+
+    /// The words that name the policy in alerts, as in "Program Policy".
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Program => "Program",
+            Self::File => "File",
+            Self::FileMonitor => "File Monitor",
+            Self::NewFileExec => "New File Exec",
+            Self::Chmod => "Chmod",
+            Self::Connect => "Connect",
+            Self::NetworkService => "Network Service",
+            Self::InteractiveShell => "Interactive Shell",
+            Self::Ptrace => "Ptrace",
+            Self::MemoryProtection => "Memory Protection",
+            Self::Segfault => "Segfault",
+            Self::PrivilegeEscalation => "Privilege Escalation",
+            Self::KernelModule => "Kernel Module",
+            Self::Userfaultfd => "Userfaultfd",
+            Self::Container => "Container",
+            Self::Selinux => "SELinux",
+            Self::KernelPayload => "Kernel Payload",
+            Self::SmepSmap => "SMEP SMAP",
+            Self::Kprobe => "Kprobe",
+            Self::Uprobe => "Uprobe",
+        }
+    }
+}
+
+/// A checked policy.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Display name, unique in a [`PolicySet`].
+    pub name: Arc<str>,
+    /// What raises its events.
+    pub policy_type: PolicyType,
+    /// Whether it takes part.
+    pub enabled: bool,
+    /// The alert's `description`.
+    pub alert_message: String,
+    /// The alert's `comments`.
+    pub comments: String,
+    /// The alert's priority.
+    pub priority: Priority,
+    /// The alert's confidence.
+    pub confidence: Confidence,
+    /// The alert's categories.
+    pub categories: Vec<String>,
+    /// Labels copied into each alert.
+    pub alert_labels: BTreeMap<String, String>,
+    /// Content group, dotted.
+    pub group: Option<String>,
+    /// The rules in order; the last one is the default.
+    pub rules: Vec<Rule>,
+    /// The response.
+    pub actions: ActionSet,
+    /// Plan, guard and report the actions, carry none out.
+    pub dry_run: bool,
+    /// What an undecided event does.
+    pub on_unknown: OnUnknown,
+    /// Every field that its rules read.
+    pub fields: FieldSet,
+}
+
+/// An immutable set of checked policies: what one load of documents gave.
+#[derive(Clone, Debug, Default)]
+pub struct PolicySet {
+    pub(crate) policies: Vec<Arc<Policy>>,
+    pub(crate) lists: BTreeMap<Arc<str>, Arc<List>>,
+    pub(crate) effective: String,
+    pub(crate) hash: String,
+}
+
+impl PolicySet {
+    /// All policies, in document order, disabled ones included.
+    #[must_use]
+    pub fn policies(&self) -> &[Arc<Policy>] {
+        &self.policies
+    }
+
+    /// The policy called `name`.
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.policies.iter().find(|policy| &*policy.name == name)
+    }
+
+    /// The policies that take part.
+    pub fn active(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.iter().filter(|policy| policy.enabled)
+    }
+
+    /// The lists by name.
+    #[must_use]
+    pub fn lists(&self) -> &BTreeMap<Arc<str>, Arc<List>> {
+        &self.lists
+    }
+
+    /// The merged document, as YAML that loads to this set.
+    #[must_use]
+    pub fn effective_document(&self) -> &str {
+        &self.effective
+    }
+
+    /// SHA-256 of [`PolicySet::effective_document`], in hexadecimal: the `policy_hash` of alerts.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}

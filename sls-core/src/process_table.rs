@@ -1,0 +1,338 @@
+//! The process table: who runs, what it runs, and where it came from.
+
+mod forest;
+mod image;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::event::{Event, EventKind, MAX_ANCESTORS, ProcessKey, Value};
+use crate::schema::Field;
+use forest::{Forest, NIL, Origin, State};
+
+pub use image::{MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, SPARE_STORED_TEXT};
+pub use record::ProcessRecord;
+
+/// How many processes a table holds unless told otherwise.
+pub const DEFAULT_PROCESS_LIMIT: usize = 32_768;
+
+/// The pid of init in the host's PID namespace.
+const INIT: u32 = 1;
+
+/// Processes by identity, with their lineage, kept up to date by events and bounded.
+///
+/// # What it learns from
+/// `fork` (whose acting process is the child), `exec`, `exit` and `baseline` events keep it. Every other event makes its
+/// acting process known as far as the event tells. A parent that is only named is remembered without a program, so that
+/// its children still share it.
+///
+/// # Identity
+/// A pid with another start time is another process. A start time of 0 means that the source does not know it; such an
+/// event is matched by pid alone, with the process seen last under it. All sources of one table must read start times
+/// from the same clock, to the nanosecond.
+///
+/// # Lineage
+/// The lineage follows the process that **created** each process, also when that has exited and another has adopted the
+/// child, or when it made the child a sibling ([`Event::creator`]): daemonizing does not shed a past. `parentPid`, `parentProgramName` and `parentProgramArguments` tell of the
+/// parent that the event names. An exited process stays while it has descendants in the table. Of exited
+/// processes that follow each other without another branch, [`MAX_ANCESTORS`] are kept.
+///
+/// # Bounds
+/// The table holds at most the given number of processes, exited ones included. A new one then takes the place of the
+/// process that exited longest ago, or else of the oldest without children, or else of the oldest; what was descended
+/// from it loses that part of its lineage, and is marked so. An entry takes some 200 bytes and shares what is known of
+/// its program (some 200 bytes and its texts, each at most [`MAX_STORED_TEXT`], arguments [`MAX_STORED_ARGUMENTS`]) with
+/// the children that it forked. Once all texts together have [`MAX_STORED_BYTES`], new ones are cut to
+/// [`SPARE_STORED_TEXT`], so that nobody can fill the memory with long arguments. An event costs constant time, plus at most twice [`MAX_ANCESTORS`] steps at an exit.
+///
+/// ```
+/// use sls_core::{Event, EventKind, Field, ProcessKey, ProcessTable, Value};
+///
+/// let shell = ProcessKey { pid: 4200, start: 70_000 };
+/// let child = ProcessKey { pid: 4242, start: 77_000 };
+/// let mut table = ProcessTable::default();
+///
+/// let mut event = Event::new(EventKind::Baseline);
+/// event.process = shell;
+/// event.set_text(Field::ProgramName, b"/usr/bin/bash").set_arguments([&b"bash"[..], b"-i"]);
+/// table.observe(&event);
+///
+/// event.reset(EventKind::Fork);
+/// (event.process, event.parent) = (child, shell);
+/// table.observe(&event);
+///
+/// event.reset(EventKind::Exec);
+/// event.process = child;
+/// event.set_text(Field::ProgramName, b"/usr/bin/wget");
+/// table.enrich(&mut event);
+/// table.observe(&event);
+/// assert_eq!(event.value(Field::ParentPid), Value::Number(4200));
+/// assert_eq!(event.text(Field::ParentProgramName), b"/usr/bin/bash");
+/// assert_eq!(event.text(Field::ParentProgramArguments), b"bash -i");
+/// assert_eq!(table.lineage(child).next().map(|parent| parent.key()), Some(shell));
+/// ```
+pub struct ProcessTable {
+    forest: Forest,
+}
+
+impl Default for ProcessTable {
+    fn default() -> Self {
+        Self::new(DEFAULT_PROCESS_LIMIT)
+    }
+}
+
+impl ProcessTable {
+    /// A table for at most `limit` processes, but at least two: a process and its parent.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { forest: Forest::new(limit.clamp(2, NIL as usize)) }
+    }
+
+    /// Takes in what `event` tells about its acting process.
+    ///
+    /// A process that ended without descendants stays until the next event is observed: [`ProcessTable::enrich`] and
+    /// alerts can still look it up.
+    pub fn observe(&mut self, event: &Event) {
+        self.forest.flush();
+        if event.process.pid == 0 {
+            return;
+        }
+        let actor = match self.find_actor(event) {
+            Some(actor) => {
+                self.update(actor, event);
+                Some(actor)
+            }
+            None => self.admit(event),
+        };
+        if let Some(actor) = actor.filter(|_| event.kind == EventKind::Exit) {
+            self.forest.exit(actor);
+        }
+    }
+
+    /// Fills what the table knows and `event` lacks: the parent's identity, `parentProgramName`,
+    /// `parentProgramArguments` and `ancestorProgramName`.
+    ///
+    /// It is called before [`ProcessTable::observe`] takes the event in, so that nothing comes between an event and the
+    /// decision about it, and a parent that ended with the event before is still there. Called after, it gives the same,
+    /// unless observing pushes something out of a full table. A process that the table does not have yet gets what is known
+    /// of the parent, or of the creator, that the event names.
+    ///
+    /// A value or mark that the event has stays. A field whose value is not in the table is marked unknown, a lineage of
+    /// which a part is missing truncated; a process without a parent gets none. Nothing is allocated once the event's
+    /// memory has seen its longest.
+    pub fn enrich(&self, event: &mut Event) {
+        let actor = self.find_actor(event);
+        if event.parent.pid == 0 {
+            event.parent = actor.map_or_else(ProcessKey::default, |actor| self.forest[actor].reported_parent);
+        }
+        if event.parent.pid == 0 || event.parent.pid == event.process.pid {
+            return;
+        }
+        let parent = self.forest.find(event.parent);
+        let origin = match actor.map(|actor| (self.forest[actor].origin, self.forest[actor].parent)) {
+            _ if event.creator.pid != 0 => self.forest.find(event.creator),
+            Some((Origin::Linked, origin)) => Some(origin),
+            Some((Origin::Lost, _)) => None,
+            Some((Origin::Untold, _)) | None => parent,
+        };
+        let image = parent.map(|parent| &*self.forest[parent].image);
+        for (field, source) in
+            [(Field::ParentProgramName, Field::ProgramName), (Field::ParentProgramArguments, Field::ProgramArguments)]
+        {
+            if event.value(field) != Value::Absent {
+                continue;
+            }
+            match image.map_or(Value::Unknown, |image| image.value(source)) {
+                Value::Text { bytes, truncated } => {
+                    event.set_text(field, bytes);
+                    if truncated {
+                        event.mark_truncated(field);
+                    }
+                }
+                Value::Unknown => {
+                    event.mark_unknown(field);
+                }
+                _ => {}
+            }
+        }
+        if event.value(Field::AncestorProgramName) == Value::Absent {
+            self.fill_ancestors(event, origin);
+        }
+    }
+
+    /// The process `key`, if the table has it.
+    #[must_use]
+    pub fn process(&self, key: ProcessKey) -> Option<ProcessRecord<'_>> {
+        self.forest.find(key).map(|index| self.record(index))
+    }
+
+    /// The ancestors of the process `key` as far as they are known, parent first, at most [`MAX_ANCESTORS`].
+    pub fn lineage(&self, key: ProcessKey) -> impl Iterator<Item = ProcessRecord<'_>> {
+        let start = self.forest.find(key).map_or(NIL, |index| self.forest[index].parent);
+        self.forest.upwards(start).take(MAX_ANCESTORS).map(|index| self.record(index))
+    }
+
+    /// Every process in the table, in no particular order.
+    pub fn processes(&self) -> impl Iterator<Item = ProcessRecord<'_>> {
+        self.forest.indexes().map(|index| self.record(index))
+    }
+
+    /// The alert group of the process `key`: its own, or that of its nearest ancestor that has one. It is found however
+    /// far away that ancestor is, and also after it has exited; the time taken grows with the distance.
+    #[must_use]
+    pub fn alert_group(&self, key: ProcessKey) -> Option<Uuid> {
+        self.forest.alert_group(self.forest.find(key)?)
+    }
+
+    /// Makes `group` the alert group of the process `key` and of its descendants that have no nearer one, and keep the one
+    /// that they were born with; false if the process is not in the table.
+    pub fn set_alert_group(&mut self, key: ProcessKey, group: Uuid) -> bool {
+        let index = self.forest.find(key);
+        if let Some(index) = index {
+            self.forest.set_alert_group(index, group);
+        }
+        index.is_some()
+    }
+
+    /// How many processes are in the table: running, exited but still an ancestor, or only named as a parent.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.forest.len()
+    }
+
+    /// Whether no process is in the table.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most processes that the table holds.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.forest.limit()
+    }
+
+    /// How many processes had to leave because the table was full.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.forest.evicted()
+    }
+
+    fn record(&self, index: u32) -> ProcessRecord<'_> {
+        ProcessRecord::new(&self.forest[index])
+    }
+
+    /// The entry of the event's acting process; none if the event tells that a new process has that pid.
+    fn find_actor(&self, event: &Event) -> Option<u32> {
+        let index = self.forest.find(event.process)?;
+        let entry = &self.forest[index];
+        let certain = event.process.start != 0 && entry.key == event.process;
+        let replaced = match event.kind {
+            EventKind::Fork => true,
+            EventKind::Exec | EventKind::Baseline => entry.state == State::Exited,
+            _ => false,
+        };
+        (certain || !replaced).then_some(index)
+    }
+
+    /// Brings the entry of the event's acting process up to date.
+    fn update(&mut self, actor: u32, event: &Event) {
+        self.forest.revive(actor);
+        self.forest.learn_start(actor, event.process.start);
+        if event.parent.pid != 0 {
+            self.forest.set_reported_parent(actor, event.parent);
+        }
+        if let Some(origin) = told_origin(event) {
+            self.forest.learn_origin(actor, origin, event.creator.pid != 0);
+        }
+        let entry = &self.forest[actor];
+        // A fork told late: until then the process was only named.
+        let late = event.kind == EventKind::Fork && !entry.image.is_told() && entry.parent != NIL;
+        let base = if late { &self.forest[entry.parent].image } else { &entry.image };
+        if let Some(image) = base.with(event).or_else(|| late.then(|| Arc::clone(base))) {
+            self.forest.set_image(actor, image);
+        }
+    }
+
+    /// Makes an entry for an acting process that has none.
+    fn admit(&mut self, event: &Event) -> Option<u32> {
+        // An exit is all that is left to hear of a process, and an older start is of one that is long gone.
+        if event.kind == EventKind::Exit || self.forest.is_stale(event.process) {
+            return None;
+        }
+        let parent = told_origin(event).map_or(NIL, |origin| self.forest.find_or_name(origin, NIL));
+        let base = match event.kind {
+            EventKind::Fork if parent != NIL => &self.forest[parent].image,
+            _ => self.forest.unknown_image(),
+        };
+        let image = base.with(event).unwrap_or_else(|| Arc::clone(base));
+        let actor = self.forest.insert(event.process, image, State::Living, parent);
+        self.forest.set_reported_parent(actor, event.parent);
+        Some(actor)
+    }
+
+    fn fill_ancestors(&self, event: &mut Event, parent: Option<u32>) {
+        let mut complete = parent.is_some() || event.parent.pid == INIT;
+        let mut known = 0;
+        let mut steps = 0;
+        let upwards = self.forest.upwards(parent.unwrap_or(NIL));
+        event.set_ancestors(
+            upwards
+                .map_while(|index| {
+                    if steps == MAX_ANCESTORS {
+                        complete = false;
+                        return None;
+                    }
+                    steps += 1;
+                    let entry = &self.forest[index];
+                    // Init is the root of every ancestry, also where a sandbox hides it.
+                    let init = entry.key.pid == INIT;
+                    complete &=
+                        init || entry.parent != NIL || entry.origin == Origin::Untold && entry.state != State::Named;
+                    match entry.image.value(Field::ProgramName) {
+                        Value::Text { bytes, truncated: false } => {
+                            known += 1;
+                            Some(Some(bytes))
+                        }
+                        // A kernel thread: it has no program.
+                        Value::Absent => Some(None),
+                        Value::Unknown if init => Some(None),
+                        // A part of a path would pass for another path.
+                        _ => {
+                            complete = false;
+                            Some(None)
+                        }
+                    }
+                })
+                .flatten(),
+        );
+        if !complete {
+            if known == 0 {
+                event.mark_unknown(Field::AncestorProgramName);
+            } else {
+                event.mark_truncated(Field::AncestorProgramName);
+            }
+        }
+    }
+}
+
+/// The process that, as far as the event tells, made its acting process.
+fn told_origin(event: &Event) -> Option<ProcessKey> {
+    let origin = if event.creator.pid == 0 { event.parent } else { event.creator };
+    (origin.pid != 0 && origin.pid != event.process.pid).then_some(origin)
+}
+
+impl fmt::Debug for ProcessTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessTable")
+            .field("len", &self.len())
+            .field("limit", &self.limit())
+            .field("evicted", &self.evicted())
+            .finish_non_exhaustive()
+    }
+}

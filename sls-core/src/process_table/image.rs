@@ -1,0 +1,249 @@
+//! What is known of a process beside its identity. It does not change, so a forked child shares it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::event::{Event, EventKind, Value};
+use crate::schema::{Field, FieldKind, FieldSet};
+
+/// The most bytes of each path or name that the table keeps of a process: what a path has at most on Linux.
+pub const MAX_STORED_TEXT: usize = 4096;
+
+/// The most bytes of arguments that the table keeps of a process, joined by one space. More are marked truncated.
+pub const MAX_STORED_ARGUMENTS: usize = 4096;
+
+/// The bytes of texts that a table keeps before it becomes sparing.
+pub const MAX_STORED_BYTES: usize = 64 << 20;
+
+/// The most bytes of each text of a process that a table keeps once it has [`MAX_STORED_BYTES`]. More are marked
+/// truncated.
+pub const SPARE_STORED_TEXT: usize = 256;
+
+const _: () = assert!(MAX_STORED_ARGUMENTS <= u16::MAX as usize, "ends of arguments are 16 bits wide");
+
+/// The texts that are kept, in the order in which they lie in memory. An exec replaces the first [`REPLACED`].
+const TEXTS: [Field; 7] = [
+    Field::ProgramName,
+    Field::InvokedName,
+    Field::ScriptName,
+    Field::ProgramArguments,
+    Field::ProcessName,
+    Field::ProgramDirectory,
+    Field::Terminal,
+];
+const REPLACED: usize = 5;
+
+/// The numbers that are kept.
+const NUMBERS: [Field; 5] = [Field::Uid, Field::Gid, Field::Euid, Field::Egid, Field::LoginUid];
+
+#[derive(Debug, Default)]
+pub(super) struct ProcessImage {
+    bytes: Box<[u8]>,
+    ends: [u32; TEXTS.len()],
+    argument_ends: Box<[u16]>,
+    numbers: [u64; NUMBERS.len()],
+    present: FieldSet,
+    truncated: FieldSet,
+    unknown: FieldSet,
+    told: bool,
+    stored: StoredBytes,
+}
+
+/// Bytes that all images of a table have together.
+#[derive(Clone, Debug, Default)]
+struct StoredBytes(Arc<AtomicUsize>);
+
+impl StoredBytes {
+    /// The most bytes of `field` to keep now.
+    fn limit(&self, field: Field) -> usize {
+        match field {
+            _ if self.0.load(Ordering::Relaxed) > MAX_STORED_BYTES => SPARE_STORED_TEXT,
+            Field::ProgramArguments => MAX_STORED_ARGUMENTS,
+            _ => MAX_STORED_TEXT,
+        }
+    }
+}
+
+impl Drop for ProcessImage {
+    fn drop(&mut self) {
+        self.stored.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+impl ProcessImage {
+    /// The image after `event`; none if the event does not change it.
+    pub(super) fn with(&self, event: &Event) -> Option<Arc<Self>> {
+        let told = matches!(event.kind, EventKind::Exec | EventKind::Baseline);
+        let exec = event.kind == EventKind::Exec;
+        (told || self.differs(event)).then(|| Arc::new(self.rebuild(event, exec, told)))
+    }
+
+    /// Whether an event told the program: then a field without a value has none.
+    pub(super) fn is_told(&self) -> bool {
+        self.told
+    }
+
+    /// The value of `field`, of which only those in [`TEXTS`] and [`NUMBERS`] are kept.
+    pub(super) fn value(&self, field: Field) -> Value<'_> {
+        if self.unknown.contains(field) {
+            return Value::Unknown;
+        }
+        if !self.present.contains(field) {
+            return if self.told { Value::Absent } else { Value::Unknown };
+        }
+        if let Some(slot) = NUMBERS.iter().position(|number| *number == field) {
+            return Value::Number(self.numbers[slot]);
+        }
+        match TEXTS.iter().position(|text| *text == field) {
+            Some(slot) => Value::Text { bytes: self.text(slot), truncated: self.truncated.contains(field) },
+            None => Value::Absent,
+        }
+    }
+
+    pub(super) fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+        let joined = match self.value(Field::ProgramArguments) {
+            Value::Text { bytes, .. } => bytes,
+            _ => b"",
+        };
+        let mut start = 0;
+        self.argument_ends.iter().map(move |end| {
+            let end = usize::from(*end);
+            // The ends were made with the text: they rise and lie in it.
+            let argument = joined.get(start..end).unwrap_or_default();
+            start = end + 1;
+            argument
+        })
+    }
+
+    fn text(&self, slot: usize) -> &[u8] {
+        let start = if slot == 0 { 0 } else { self.ends[slot - 1] };
+        &self.bytes[start as usize..self.ends[slot] as usize]
+    }
+
+    /// Whether an event other than an exec knows better.
+    fn differs(&self, event: &Event) -> bool {
+        let text = |(slot, field): (usize, &Field)| match self.news(*field, event) {
+            Some((bytes, truncated)) => {
+                let known = self.present.contains(*field) && self.truncated.contains(*field) == truncated;
+                !known || self.text(slot) != bytes
+            }
+            None => false,
+        };
+        let number = |(slot, field): (usize, &Field)| match event.number(*field) {
+            Some(number) => !self.present.contains(*field) || self.numbers[slot] != number,
+            None => false,
+        };
+        TEXTS.iter().enumerate().any(text) || NUMBERS.iter().enumerate().any(number)
+    }
+
+    /// The text that an event has, as much as is kept of it.
+    fn kept<'e>(&self, field: Field, event: &'e Event) -> Option<(&'e [u8], bool)> {
+        match event.value(field) {
+            Value::Text { bytes, truncated } => {
+                let (bytes, cut) = clip(field, bytes, self.stored.limit(field));
+                Some((bytes, truncated || cut))
+            }
+            _ => None,
+        }
+    }
+
+    /// The text that an event has and that is better than what is known: a part does not replace the whole.
+    fn news<'e>(&self, field: Field, event: &'e Event) -> Option<(&'e [u8], bool)> {
+        match self.kept(field, event) {
+            Some((bytes, truncated)) => {
+                let whole = self.present.contains(field) && !self.truncated.contains(field);
+                (!(truncated && whole)).then_some((bytes, truncated))
+            }
+            None => None,
+        }
+    }
+
+    fn rebuild(&self, event: &Event, exec: bool, told: bool) -> Self {
+        let mut image = Self::default();
+        image.told = told || self.told;
+        image.stored = self.stored.clone();
+        let mut bytes = Vec::with_capacity(self.capacity_for(event));
+        for (slot, field) in TEXTS.into_iter().enumerate() {
+            let replaced = exec && slot < REPLACED;
+            let news = if replaced { self.kept(field, event) } else { self.news(field, event) };
+            if let Some((text, truncated)) = news {
+                bytes.extend_from_slice(text);
+                image.present.insert(field);
+                if truncated {
+                    image.truncated.insert(field);
+                }
+                if field == Field::ProgramArguments {
+                    image.argument_ends = ends(event.arguments(), text.len());
+                }
+            } else if replaced {
+                if event.value(field) == Value::Unknown {
+                    image.unknown.insert(field);
+                }
+            } else {
+                bytes.extend_from_slice(self.text(slot));
+                image.keep(self, field);
+                if event.value(field) == Value::Unknown && !image.present.contains(field) {
+                    image.unknown.insert(field);
+                }
+                if field == Field::ProgramArguments {
+                    image.argument_ends.clone_from(&self.argument_ends);
+                }
+            }
+            image.ends[slot] = bytes.len() as u32;
+        }
+        for (slot, field) in NUMBERS.into_iter().enumerate() {
+            match event.number(field) {
+                Some(number) => {
+                    image.numbers[slot] = number;
+                    image.present.insert(field);
+                }
+                None => {
+                    image.numbers[slot] = self.numbers[slot];
+                    image.keep(self, field);
+                }
+            }
+        }
+        image.stored.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        image.bytes = bytes.into_boxed_slice();
+        image
+    }
+
+    fn keep(&mut self, from: &Self, field: Field) {
+        for (to, from) in [
+            (&mut self.present, from.present),
+            (&mut self.truncated, from.truncated),
+            (&mut self.unknown, from.unknown),
+        ] {
+            if from.contains(field) {
+                to.insert(field);
+            }
+        }
+    }
+
+    /// At least what a rebuilt image takes.
+    fn capacity_for(&self, event: &Event) -> usize {
+        let new = TEXTS.iter().filter_map(|field| self.kept(*field, event)).map(|(text, _)| text.len()).sum::<usize>();
+        new + self.bytes.len()
+    }
+}
+
+/// The part of a text that is kept, and whether it is only a part. Of a path that is the end.
+fn clip(field: Field, bytes: &[u8], limit: usize) -> (&[u8], bool) {
+    let surplus = bytes.len().saturating_sub(limit);
+    let kept = if field.kind() == FieldKind::Path { &bytes[surplus..] } else { &bytes[..bytes.len() - surplus] };
+    (kept, surplus > 0)
+}
+
+/// Where each argument ends in the joined text, of which `limit` bytes are kept.
+fn ends<'a>(arguments: impl Iterator<Item = &'a [u8]>, limit: usize) -> Box<[u16]> {
+    let mut start = 0;
+    arguments
+        .map_while(|argument| {
+            let end = (start + argument.len()).min(limit);
+            // Of an argument behind the limit not even the start is left.
+            let kept = start < limit || argument.is_empty() && start == limit;
+            start += argument.len() + 1;
+            kept.then_some(end as u16)
+        })
+        .collect()
+}

@@ -1,0 +1,59 @@
+//! `docs/fields.md` is made from the schema. `SLS_BLESS=1 cargo test -p sls-core --test field_reference` writes it anew.
+
+// A helper of a test fails like the test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use sls_core::{Action, FieldKind, Offered, PolicyType, SCHEMA};
+
+#[test]
+fn the_field_reference_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/fields.md");
+    let wanted = reference();
+    if std::env::var_os("SLS_BLESS").is_some() {
+        std::fs::write(&path, &wanted).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap();
+    assert!(found == wanted, "{} is not what the schema says; bless it", path.display());
+}
+
+fn reference() -> String {
+    let mut text = String::from(
+        "# Fields, operators and actions\n\nMade from the schema in `sls-core`; `sls fields` prints the same.\n\n\
+         ## Fields\n\n| field | type | in policies of type | meaning |\n|---|---|---|---|\n",
+    );
+    for spec in SCHEMA {
+        let types = match spec.offered {
+            Offered::To(types) => types.iter().map(|t| format!("`{t}`")).collect::<Vec<_>>().join(" "),
+            _ => "all".to_owned(),
+        };
+        let many = if spec.many { ", many" } else { "" };
+        let values = match spec.kind {
+            FieldKind::Enum(values) => format!(": `{}`", values.join("` `")),
+            _ => String::new(),
+        };
+        writeln!(text, "| `{}` | {}{many} | {types} | {}{values} |", spec.name, spec.kind, spec.meaning).unwrap();
+    }
+    text += "\n## Operators\n\n| type | operators |\n|---|---|\n";
+    let kinds = [
+        FieldKind::Path,
+        FieldKind::Name,
+        FieldKind::Text,
+        FieldKind::Number,
+        FieldKind::Bool,
+        FieldKind::Host,
+        FieldKind::Enum(&[]),
+        FieldKind::Lineage,
+    ];
+    for kind in kinds {
+        writeln!(text, "| {kind} | `{}` |", kind.operators().join("` `")).unwrap();
+    }
+    text += "\n## Policy types\n\n| type | raised when | actions |\n|---|---|---|\n";
+    for policy_type in PolicyType::ALL {
+        let actions: Vec<_> = Action::ALL.iter().filter(|a| a.fits(*policy_type)).map(|a| format!("`{a}`")).collect();
+        writeln!(text, "| `{policy_type}` | {} | {} |", policy_type.meaning(), actions.join(" ")).unwrap();
+    }
+    text
+}
