@@ -1,0 +1,265 @@
+//! The executor of `kill` and `stop`.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::Signal;
+use sls_core::{Action, ActionResult, ActionSet, Execution, Permission, PlannedAction, Refusal, Responder, Target};
+use thiserror::Error;
+
+use crate::confirm::{DEFAULT_CONFIRM_TIMEOUT, Effect, SentSignal, SignalConfirmation, outcome_now};
+use crate::errno::{self, NO_SUCH_PROCESS};
+use crate::identity::{CLOCK_TICK_NS, started_in_same_tick};
+use crate::namespace::in_host_pid_namespace;
+use crate::pidfd::ProcessFd;
+use crate::stat::Stat;
+
+/// Details of every action that is asked for outside the host's PID namespace.
+pub const NOT_IN_HOST_PID_NAMESPACE: &str = "the sensor is not in the host's PID namespace";
+
+const NOT_SUPPORTED: &str = "not supported";
+
+/// Why a [`ProcessResponder`] cannot be built.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ResponderError {
+    /// The sensor's PID namespace could not be told.
+    #[error("cannot read the PID namespace of the sensor from /proc")]
+    Namespace {
+        /// What reading it gave.
+        source: io::Error,
+    },
+    /// The kernel has no pidfds, or keeps the sensor from using them.
+    #[error("cannot open a pidfd, which needs Linux 5.3")]
+    Pidfd {
+        /// What opening one gave.
+        source: io::Error,
+    },
+    /// `/proc` counts in other units than this crate does.
+    #[error("the kernel counts {ticks_per_second} clock ticks a second in /proc, which is not supported")]
+    ClockTick {
+        /// What the kernel says.
+        ticks_per_second: u64,
+    },
+}
+
+/// Settings of a [`ProcessResponder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ProcessResponderBuilder {
+    confirm_timeout: Duration,
+}
+
+impl ProcessResponderBuilder {
+    /// How long the effect of an action is waited for, from the sending of the signal. The default is
+    /// [`DEFAULT_CONFIRM_TIMEOUT`], one second.
+    pub fn confirm_timeout(mut self, timeout: Duration) -> Self {
+        self.confirm_timeout = timeout;
+        self
+    }
+
+    /// The responder. Outside the host's PID namespace it can be built, but each of its actions fails.
+    ///
+    /// # Errors
+    /// When the kernel or `/proc` lacks what every action needs.
+    pub fn build(self) -> Result<ProcessResponder, ResponderError> {
+        let ticks_per_second = rustix::param::clock_ticks_per_second();
+        if ticks_per_second.checked_mul(CLOCK_TICK_NS) != Some(1_000_000_000) {
+            return Err(ResponderError::ClockTick { ticks_per_second });
+        }
+        let in_host_pid_namespace = in_host_pid_namespace().map_err(|source| ResponderError::Namespace { source })?;
+        let has_pidfs = ProcessFd::open(std::process::id())
+            .and_then(|own| own.is_on_pidfs())
+            .map_err(|errno| ResponderError::Pidfd { source: errno.into() })?;
+        Ok(ProcessResponder { confirm_timeout: self.confirm_timeout, in_host_pid_namespace, has_pidfs })
+    }
+}
+
+/// Carries out `kill` and `stop` on processes. The [crate documentation](crate) says how, and what it promises.
+///
+/// From the call of [`Responder::execute`] to the signal it takes no lock and allocates nothing, unless to put a failure
+/// into words; then it allocates once, for the confirmation.
+#[derive(Debug)]
+pub struct ProcessResponder {
+    confirm_timeout: Duration,
+    in_host_pid_namespace: bool,
+    has_pidfs: bool,
+}
+
+impl ProcessResponder {
+    /// Default settings.
+    pub fn builder() -> ProcessResponderBuilder {
+        ProcessResponderBuilder { confirm_timeout: DEFAULT_CONFIRM_TIMEOUT }
+    }
+
+    /// Whether actions can be taken, which needs the host's PID namespace: what
+    /// [`in_host_pid_namespace`] said when the responder was built.
+    #[must_use]
+    pub fn can_act(&self) -> bool {
+        self.in_host_pid_namespace
+    }
+
+    /// Undoes `stop`: continues the process (SIGCONT) after the same checks, and waits until no thread is stopped.
+    #[must_use]
+    pub fn resume(&self, target: &Target) -> ActionResult {
+        match self.send(target, Signal::CONT, Effect::Continued) {
+            Ok(sent) => sent.observe(),
+            Err(result) => result,
+        }
+    }
+
+    fn start(&self, planned: &PlannedAction) -> Result<SentSignal, ActionResult> {
+        match planned.permission {
+            Permission::Granted => {}
+            Permission::DryRun => return Err(ActionResult::DryRun),
+            Permission::Refused(refusal) => return Err(refused(refusal)),
+            _ => return Err(not_successful(NOT_SUPPORTED)),
+        }
+        match planned.action {
+            Action::Kill => self.send(&planned.target, Signal::KILL, Effect::Ended),
+            Action::Stop => self.send(&planned.target, Signal::STOP, Effect::Stopped),
+            _ => Err(not_successful(NOT_SUPPORTED)),
+        }
+    }
+
+    fn send(&self, target: &Target, signal: Signal, effect: Effect) -> Result<SentSignal, ActionResult> {
+        if !self.in_host_pid_namespace {
+            return Err(not_successful(NOT_IN_HOST_PID_NAMESPACE));
+        }
+        let Target::Process { key, pidfd_inode } = *target else { return Err(not_successful(NOT_SUPPORTED)) };
+        // The planner has guards of its own; these hold for whoever plans.
+        if key.pid <= 1 {
+            return Err(refused(Refusal::new("pid-1", "the first process is never signalled")));
+        }
+        if key.pid == std::process::id() {
+            return Err(refused(Refusal::new("self", "the sensor does not signal itself")));
+        }
+        let process = ProcessFd::open(key.pid).map_err(failed)?;
+        if !self.is_same(&process, key.pid, key.start, pidfd_inode).map_err(failed)? {
+            let pid = key.pid;
+            let details = format!("process-identity: pid {pid} now belongs to another process");
+            return Err(ActionResult::Refused { details });
+        }
+        // Asked after the identity, for it proves that of start times: while the process is not gone, its pid is its own.
+        if process.has_exited().map_err(failed)? {
+            return Err(not_successful(NO_SUCH_PROCESS));
+        }
+        process.signal(signal).map_err(failed)?;
+        Ok(SentSignal::new(process, key.pid, effect, self.confirm_timeout))
+    }
+
+    /// Whether `process`, which had `pid` when it was opened, is the one that is meant. Compared by start time, the
+    /// answer holds if the process has not ended after it was given.
+    fn is_same(&self, process: &ProcessFd, pid: u32, start: u64, inode: Option<u64>) -> Result<bool, Errno> {
+        match inode {
+            Some(inode) if self.has_pidfs => Ok(process.inode()? == inode),
+            _ => {
+                let ticks = Stat::of_process(pid)?.start_ticks;
+                Ok(ticks.checked_mul(CLOCK_TICK_NS).is_some_and(|found| started_in_same_tick(found, start)))
+            }
+        }
+    }
+}
+
+impl ProcessResponder {
+    /// The actions that it can carry out.
+    pub const ACTIONS: &'static [Action] = &[Action::Stop, Action::Kill];
+}
+
+impl Responder for ProcessResponder {
+    fn supports(&self) -> ActionSet {
+        Self::ACTIONS.iter().copied().collect()
+    }
+
+    fn execute(&mut self, planned: &PlannedAction) -> Execution {
+        match self.start(planned) {
+            Ok(sent) => Execution::Pending(Box::new(SignalConfirmation { planned: *planned, sent })),
+            Err(result) => Execution::Done(outcome_now(planned, result)),
+        }
+    }
+}
+
+fn failed(errno: Errno) -> ActionResult {
+    ActionResult::NotSuccessful { details: errno::text(errno) }
+}
+
+fn not_successful(details: &str) -> ActionResult {
+    ActionResult::NotSuccessful { details: details.to_owned() }
+}
+
+fn refused(refusal: Refusal) -> ActionResult {
+    ActionResult::Refused { details: refusal.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use sls_core::ProcessKey;
+
+    use super::*;
+
+    fn plan(action: Action, permission: Permission, pid: u32) -> PlannedAction {
+        let key = ProcessKey { pid, start: crate::process_start(pid).unwrap_or(0) };
+        PlannedAction::new(action, Target::Process { key, pidfd_inode: None }, permission)
+    }
+
+    fn result(planned: &PlannedAction) -> (&'static str, String) {
+        let outcome = ProcessResponder::builder().build().unwrap().execute(planned).finish();
+        assert_eq!((outcome.action, outcome.target, outcome.tier), (planned.action, planned.target, None));
+        assert!(outcome.time.is_some());
+        (outcome.result.name(), outcome.result.details().to_owned())
+    }
+
+    #[test]
+    fn documented_default_holds() {
+        assert_eq!(ProcessResponder::builder().confirm_timeout, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn supports_what_it_executes() {
+        let supported = ProcessResponder::builder().build().unwrap().supports();
+        for action in Action::ALL {
+            let (name, details) = result(&plan(*action, Permission::Granted, std::process::id()));
+            if supported.contains(*action) {
+                assert_eq!((name, &*details), ("refused", "self: the sensor does not signal itself"));
+            } else {
+                assert_eq!((name, &*details), ("not successful", NOT_SUPPORTED));
+            }
+        }
+    }
+
+    #[test]
+    fn acts_only_with_permission() {
+        let no = Refusal::new("container-runtime", "it is protected");
+        for action in [Action::Kill, Action::Stop] {
+            assert_eq!(result(&plan(action, Permission::DryRun, std::process::id())), ("dry run", String::new()));
+            assert_eq!(
+                result(&plan(action, Permission::Refused(no), std::process::id())),
+                ("refused", "container-runtime: it is protected".to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn never_the_first_process() {
+        for pid in [0, 1] {
+            let (name, details) = result(&plan(Action::Kill, Permission::Granted, pid));
+            assert_eq!((name, &*details), ("refused", "pid-1: the first process is never signalled"));
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_no_pids_are_no_process() {
+        for pid in [i32::MAX as u32, i32::MAX as u32 + 1, u32::MAX] {
+            let (name, details) = result(&plan(Action::Kill, Permission::Granted, pid));
+            assert_eq!((name, &*details), ("not successful", NO_SUCH_PROCESS));
+        }
+    }
+
+    #[test]
+    fn can_be_moved_to_the_thread_that_reads_events() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        is_send_and_sync::<ProcessResponder>();
+        is_send_and_sync::<SignalConfirmation>();
+    }
+}

@@ -1,0 +1,28 @@
+//! From the call to the signal nothing is allocated; afterwards one piece of memory, for the confirmation.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::alloc::System;
+
+use sls_core::{Action, Responder};
+use support::{Child, CountingAllocator, allocations, granted, responder, without_inode};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator<System> = CountingAllocator(System);
+
+#[test]
+fn executing_allocates_the_confirmation_and_nothing_else() {
+    let mut responder = responder();
+    for action in [Action::Stop, Action::Kill] {
+        for identity in [|target| target, without_inode] {
+            let child = Child::sleeping();
+            let planned = granted(action, identity(child.target()));
+            let before = allocations();
+            let execution = responder.execute(&planned);
+            assert_eq!(allocations() - before, 1, "{action} {:?}", planned.target);
+            assert_eq!(execution.finish().result.name(), "successful");
+        }
+    }
+}
