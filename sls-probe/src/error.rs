@@ -1,0 +1,115 @@
+//! What can go wrong, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::builder::{MAX_RING_BYTES, MIN_RING_BYTES};
+
+/// Why the probe does not work.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The ring's size is not one that the kernel can map.
+    #[error(
+        "a ring of {bytes} bytes is not possible: it must be a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES}"
+    )]
+    RingSize {
+        /// The size asked for.
+        bytes: u32,
+    },
+    /// The kernel lacks what the programs need.
+    #[error("kernel {release} is too old: 5.10 or later is needed")]
+    KernelTooOld {
+        /// The running kernel's release.
+        release: String,
+    },
+    /// The kernel does not describe its own types, so the programs cannot be fitted to it.
+    #[error("the kernel has no type information at {}: it must be built with CONFIG_DEBUG_INFO_BTF=y", path.display())]
+    NoTypeInformation {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused to let this process use BPF.
+    #[error(
+        "not permitted to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and, before Linux 5.11, \
+         CAP_SYS_RESOURCE in the first user namespace; a container also needs a seccomp profile that allows bpf(2), \
+         and kernel lockdown must not be `confidentiality`"
+    )]
+    NotPermitted {
+        /// What the kernel said.
+        source: libbpf_rs::Error,
+    },
+    /// The kernel refused a program or a map.
+    #[error("the kernel refused the BPF programs: {source}{}", excerpt(log))]
+    Load {
+        /// What the kernel said.
+        source: libbpf_rs::Error,
+        /// The end of what libbpf and the kernel's verifier wrote, at most [`MAX_LOG_BYTES`] bytes; may be empty.
+        log: String,
+    },
+    /// A part of the BPF object is not there: the object and the crate do not fit together.
+    #[error("the BPF object has no {what} called {name}")]
+    Object {
+        /// `map` or `program`.
+        what: &'static str,
+        /// What it should be called.
+        name: &'static str,
+    },
+    /// A program could not be attached to its tracepoint.
+    #[error("cannot attach the BPF program {program}: {source}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        source: libbpf_rs::Error,
+    },
+    /// The ring buffer could not be mapped or waited for.
+    #[error("cannot read the ring buffer: {source}")]
+    Ring {
+        /// What the kernel said.
+        source: libbpf_rs::Error,
+    },
+    /// A map could not be read or written.
+    #[error("cannot access the BPF map {map}: {source}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// What the kernel said.
+        source: libbpf_rs::Error,
+    },
+    /// The processes that were running at the start could not be listed.
+    #[error("cannot list the running processes: {source}")]
+    Snapshot {
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Bytes of libbpf's and the verifier's output that [`ProbeError::Load`] keeps.
+pub const MAX_LOG_BYTES: usize = 16 * 1024;
+
+/// Lines of it in the error's message.
+const EXCERPT_LINES: usize = 12;
+
+/// The verifier gives its reason in the last lines.
+fn excerpt(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(EXCERPT_LINES)..].iter().map(|line| format!("\n  {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpt_is_the_end() {
+        let log: String = (0..100).map(|line| format!("line {line}\n\n")).collect();
+        assert!(excerpt(&log).starts_with("\n  line 88\n"));
+        assert!(excerpt(&log).ends_with("\n  line 99"));
+        assert_eq!(excerpt(""), "");
+    }
+}
