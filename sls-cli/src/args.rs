@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use sls_core::{EventKind, MessageType, PolicyType};
+
+use crate::output::OutputSpec;
+
+/// An open Linux runtime sensor: policies in YAML go in, kernel events are matched against them, and the sensor answers
+/// an attack while it happens.
+#[derive(Debug, Parser)]
+#[command(name = "sls", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// How to write what is asked for; the default is `human` on a terminal, `json` elsewhere.
+    #[arg(long, global = true, value_enum)]
+    pub(crate) format: Option<Format>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// For whom output is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For a person.
+    Human,
+    /// For a program.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the sensor.
+    Run(RunArgs),
+    /// Check policy documents, and say what is wrong with them and where.
+    Check(CheckArgs),
+    /// Print the fields, operators and actions that policies can use.
+    Fields(FieldsArgs),
+    /// Say, for each event, what every test of every policy gave and which rule decided.
+    Explain(EventsArgs),
+    /// Feed recorded events to policies and print the alerts. Actions are always dry run.
+    Replay(EventsArgs),
+    /// Print live events as JSON lines.
+    Record(RecordArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// A policy document, above the built-in content; several are layers in this order. Without any: the built-in content
+    /// alone, in dry run.
+    #[arg(long = "policy", value_name = "FILE")]
+    pub(crate) policies: Vec<PathBuf>,
+    /// Leave the built-in content out.
+    #[arg(long)]
+    pub(crate) no_content: bool,
+    /// Configuration file; what the command line says overrides it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Plan, guard and report actions, but carry none out.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Refuse to start where actions cannot be carried out.
+    #[arg(long)]
+    pub(crate) require_actions: bool,
+    /// Where alerts go: `stdout`, `stdout:human`, `stdout:json` or `file:PATH`. May be given several times.
+    #[arg(long = "output", value_name = "SPEC")]
+    pub(crate) outputs: Vec<OutputSpec>,
+    /// Only alerts of these message types: `alert`, `smart_policy`, `audit`; the default is the first two.
+    #[arg(long = "message-type", value_parser = message_type, value_name = "TYPE")]
+    pub(crate) message_types: Vec<MessageType>,
+    /// Show every program that is executed as well, on standard error.
+    #[arg(long)]
+    pub(crate) show_events: bool,
+    /// Stop after this time, such as `30s` or `5m`.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// Policy documents; several are layers in this order.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Put the built-in content under them, as `sls run` does.
+    #[arg(long)]
+    pub(crate) content: bool,
+    /// Accept also what this version of the sensor cannot see or do, but another may.
+    #[arg(long)]
+    pub(crate) any_sensor: bool,
+    /// Print the merged document.
+    #[arg(long)]
+    pub(crate) effective: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FieldsArgs {
+    /// Only what policies of this type can use.
+    #[arg(value_parser = policy_type, value_name = "TYPE")]
+    pub(crate) policy_type: Option<PolicyType>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArgs {
+    /// A policy document; several are layers in this order. Without any: the built-in content.
+    #[arg(long = "policy", value_name = "FILE")]
+    pub(crate) policies: Vec<PathBuf>,
+    /// Put the built-in content under them, as `sls run` does.
+    #[arg(long)]
+    pub(crate) content: bool,
+    /// Events as JSON lines; standard input if left out or `-`.
+    #[arg(value_name = "EVENTS")]
+    pub(crate) events: Option<PathBuf>,
+    /// Skip unknown keys of events instead of stopping, and say how many there were.
+    #[arg(long)]
+    pub(crate) lenient: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecordArgs {
+    /// Only events of this kind: `exec`, `fork`, `exit` or `baseline`. May be given several times.
+    #[arg(long = "kind", value_parser = event_kind)]
+    pub(crate) kinds: Vec<EventKind>,
+    /// Stop after this time, such as `30s` or `5m`.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+fn policy_type(name: &str) -> Result<PolicyType, String> {
+    PolicyType::from_name(name).ok_or_else(|| one_of(PolicyType::ALL.iter().map(|value| value.name())))
+}
+
+fn event_kind(name: &str) -> Result<EventKind, String> {
+    EventKind::from_name(name).ok_or_else(|| one_of(EventKind::ALL.iter().map(|value| value.name())))
+}
+
+pub(crate) fn message_type(name: &str) -> Result<MessageType, String> {
+    MessageType::from_name(name).ok_or_else(|| one_of(MessageType::ALL.iter().map(|value| value.name())))
+}
+
+fn one_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    format!("expected one of {}", names.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_layers_and_outputs() {
+        let args = Args::parse_from([
+            "sls",
+            "run",
+            "--policy",
+            "a",
+            "--policy",
+            "b",
+            "--output",
+            "file:/x",
+            "--duration",
+            "1m30s",
+        ]);
+        let Command::Run(run) = args.command else { panic!("not run") };
+        assert_eq!(run.policies.len(), 2);
+        assert_eq!(run.duration, Some(Duration::from_secs(90)));
+        assert!(Args::try_parse_from(["sls", "run", "--output", "smoke-signals"]).is_err());
+        assert!(Args::try_parse_from(["sls", "record", "--kind", "nonsense"]).is_err());
+    }
+}

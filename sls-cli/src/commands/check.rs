@@ -1,0 +1,62 @@
+//! `sls check`: is this a policy document?
+
+use std::io::{IsTerminal, Write, stdout};
+
+use serde_json::json;
+use sls_actions::ProcessResponder;
+use sls_core::Capabilities;
+use sls_probe::Probe;
+
+use crate::args::{CheckArgs, Format};
+use crate::exit::{Answer, UnusablePolicies, show};
+use crate::policies::Documents;
+use crate::render;
+
+pub(crate) fn run(args: &CheckArgs, format: Option<Format>) -> anyhow::Result<Answer> {
+    let json = format.unwrap_or(default_format()) == Format::Json;
+    let documents = Documents::of(&args.files, args.content);
+    let mut out = anstream::stdout();
+    match documents.load(capabilities(args.any_sensor)) {
+        Ok(policies) if args.effective => write!(stdout(), "{}", policies.effective_document())?,
+        Ok(policies) => {
+            let (count, lists) = (policies.policies().len(), policies.lists().len());
+            if json {
+                let answer = json!({
+                    "valid": true, "policies": count, "lists": lists, "hash": policies.hash(), "diagnostics": [],
+                });
+                writeln!(stdout(), "{}", render::json(&answer.to_string()))?;
+            } else {
+                let count = render::count(count as u64, "policy", "policies");
+                let lists = render::count(lists as u64, "list", "lists");
+                writeln!(out, "valid: {count}, {lists}, hash {}", policies.hash())?;
+            }
+        }
+        Err(diagnostics) => {
+            if json {
+                let answer = json!({"valid": false, "diagnostics": diagnostics.as_slice()});
+                writeln!(stdout(), "{}", render::json(&answer.to_string()))?;
+            } else {
+                show(&diagnostics);
+            }
+            return match UnusablePolicies::of(&diagnostics) {
+                UnusablePolicies::Invalid => Ok(Answer::No),
+                unreadable @ UnusablePolicies::Unreadable => Err(unreadable.into()),
+            };
+        }
+    }
+    Ok(Answer::Yes)
+}
+
+/// What the policies are checked against: this sensor, or any.
+fn capabilities(any_sensor: bool) -> Capabilities {
+    if any_sensor {
+        return Capabilities::default();
+    }
+    let builder = Probe::builder();
+    Capabilities::new(|kind| builder.provides(kind), ProcessResponder::ACTIONS.iter().copied().collect())
+}
+
+/// `human` on a terminal, `json` elsewhere.
+pub(crate) fn default_format() -> Format {
+    if stdout().is_terminal() { Format::Human } else { Format::Json }
+}

@@ -1,0 +1,238 @@
+//! `sls run`: the daemon.
+
+mod alerts;
+mod reload;
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, ProcessResponder, own_ancestry};
+use sls_core::{
+    Capabilities, Engine, Event, EventKind, EventSource, GuardedPlanner, PolicySet, Responder, SourceStatus,
+};
+use sls_probe::{HostInfo, Probe};
+use tracing_subscriber::EnvFilter;
+
+use super::check::default_format;
+use crate::args::{Format, RunArgs};
+use crate::config::Config;
+use crate::exit::{Answer, UnusablePolicies};
+use crate::output::Outputs;
+use crate::policies::Documents;
+use crate::render;
+
+/// How long the sensor sleeps when nothing happens, before it looks for a reload or a signal to stop.
+const IDLE_POLL: Duration = Duration::from_millis(400);
+
+/// How long the sensor goes on with what happened before it was told to stop. On a host that is busier than the sensor it
+/// would otherwise never end.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answer> {
+    // Before any thread starts: afterwards the local time zone may not be read.
+    let utc_offset = time::UtcOffset::current_local_offset().map_or(0, time::UtcOffset::whole_seconds);
+    init_log();
+    let stopped = stop_signals()?;
+    let settings = Settings::new(args)?;
+    let outputs =
+        Outputs::open(&settings.config.outputs, format.unwrap_or(default_format()), &settings.config.message_types)?;
+
+    let host = HostInfo::read();
+    let mut responder = ProcessResponder::builder().build()?;
+    if !host.in_host_pid_namespace || !responder.can_act() {
+        if settings.config.require_actions {
+            bail!("{NOT_IN_HOST_PID_NAMESPACE}, where actions cannot work (--require-actions)");
+        }
+        tracing::warn!("{NOT_IN_HOST_PID_NAMESPACE}: it sees and alerts, but no action will be successful");
+    }
+    let mut builder = Probe::builder();
+    if let Some(bytes) = settings.config.ring_bytes {
+        builder = builder.ring_bytes(bytes);
+    }
+    let capabilities = Capabilities::new(|kind| builder.provides(kind), responder.supports());
+    // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
+    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
+    let policies =
+        settings.documents.load(capabilities).map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
+    let mut engine = engine(policies, &settings, &host, utc_offset)?;
+
+    let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
+    announce(&engine, &settings, &host);
+    let reloads = watch.start()?;
+    let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
+
+    let deadline = settings.duration.map(|duration| Instant::now() + duration);
+    let show_events = settings.show_events;
+    let mut losses = Losses::default();
+    while !stopped.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        if let Ok(policies) = reloads.try_recv() {
+            engine.reload(policies);
+            tracing::info!(
+                generation = engine.generation(),
+                policies = engine.policies().active().count(),
+                hash = engine.policies().hash(),
+                "policies reloaded"
+            );
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let status = poll(&mut probe, left.map_or(IDLE_POLL, |left| left.min(IDLE_POLL)), |event| {
+            engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
+            if show_events && event.kind == EventKind::Exec {
+                let _ = anstream::stderr().write_all(render::exec(event).as_bytes());
+            }
+        })?;
+        losses.report(engine.stats().lost, alerts.lost());
+        if status == SourceStatus::Ended || alerts.ended() {
+            break;
+        }
+    }
+    // What happened up to now is still reported.
+    drain(&mut probe, &mut |event| {
+        engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
+    })?;
+    losses.report(engine.stats().lost, alerts.lost());
+    drop(probe);
+    alerts.finish()?;
+    let stats = engine.stats();
+    tracing::info!(
+        events = stats.events,
+        lost = stats.lost,
+        detections = stats.detections,
+        actions = stats.actions,
+        "stopped"
+    );
+    Ok(Answer::Yes)
+}
+
+/// A flag that SIGTERM and SIGINT raise. A second signal ends the process at once.
+pub(crate) fn stop_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 2, stopped.clone())?;
+        signal_hook::flag::register(signal, stopped.clone())?;
+    }
+    Ok(stopped)
+}
+
+/// The configuration and the command line as one.
+struct Settings {
+    config: Config,
+    documents: Documents,
+    dry_run: bool,
+    show_events: bool,
+    duration: Option<Duration>,
+}
+
+impl Settings {
+    fn new(args: RunArgs) -> anyhow::Result<Self> {
+        let mut config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        if !args.policies.is_empty() {
+            config.policies = args.policies;
+        }
+        if !args.message_types.is_empty() {
+            config.message_types = args.message_types;
+        }
+        if !args.outputs.is_empty() {
+            config.outputs = args.outputs;
+        }
+        config.require_actions |= args.require_actions;
+        let content = !args.no_content && config.content.unwrap_or(true);
+        if !content && config.policies.is_empty() {
+            bail!("without the built-in content, --policy has to name one");
+        }
+        // Without policies of the operator's own, nothing may be acted upon.
+        let dry_run = args.dry_run || config.dry_run || config.policies.is_empty();
+        let documents = Documents { content, files: config.policies.clone() };
+        Ok(Self { config, documents, dry_run, show_events: args.show_events, duration: args.duration })
+    }
+}
+
+fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset: i32) -> anyhow::Result<Engine> {
+    let mut guards = host.guards();
+    for key in own_ancestry().context("cannot tell the sensor's own processes")? {
+        guards = guards.protect_sensor(key, CLOCK_TICK_NS);
+    }
+    for program in &settings.config.protected_programs {
+        guards = guards.protect_program(program.as_str());
+    }
+    let mut engine_host = host.to_host();
+    engine_host.utc_offset = utc_offset;
+    let mut builder =
+        Engine::builder(policies).planner(GuardedPlanner::new(guards)).host(engine_host).dry_run(settings.dry_run);
+    if let Some(limit) = settings.config.process_limit {
+        builder = builder.process_limit(limit);
+    }
+    Ok(builder.build())
+}
+
+/// Says in one line what runs here.
+fn announce(engine: &Engine, settings: &Settings, host: &HostInfo) {
+    tracing::info!(
+        policies = engine.policies().active().count(),
+        hash = engine.policies().hash(),
+        dry_run = settings.dry_run,
+        kernel = host.kernel_release,
+        "watching"
+    );
+}
+
+/// Hands over what the probe holds, which a single poll need not do, but not more than comes within [`DRAIN_TIME`].
+pub(crate) fn drain(probe: &mut Probe, handle: &mut dyn FnMut(&mut Event)) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DRAIN_TIME;
+    loop {
+        let mut empty = true;
+        poll(probe, Duration::ZERO, |event| {
+            empty = false;
+            handle(event);
+        })?;
+        if empty || Instant::now() >= deadline {
+            return Ok(());
+        }
+    }
+}
+
+fn poll(probe: &mut Probe, timeout: Duration, mut handle: impl FnMut(&mut Event)) -> anyhow::Result<SourceStatus> {
+    probe.poll(timeout, &mut handle).map_err(anyhow::Error::from_boxed).context("the probe failed")
+}
+
+/// Says what was lost, when it happens and not again and again.
+#[derive(Default)]
+struct Losses {
+    events: u64,
+    alerts: u64,
+}
+
+impl Losses {
+    fn report(&mut self, events: u64, alerts: u64) {
+        if events > self.events {
+            tracing::error!(
+                lost = events - self.events,
+                total = events,
+                "the kernel's buffer was full: events were lost"
+            );
+            self.events = events;
+        }
+        if alerts > self.alerts {
+            let lost = alerts - self.alerts;
+            tracing::error!(lost, total = alerts, "the outputs are too slow: alerts were lost, their actions were not");
+            self.alerts = alerts;
+        }
+    }
+}
+
+fn init_log() {
+    let filter = EnvFilter::try_from_env("SLS_LOG").unwrap_or_else(|_| "info".into());
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(color)
+        // It would report a closed standard error there, and panic.
+        .log_internal_errors(false);
+    // A second initialisation in one process fails, which only a test could bring about.
+    let _ = log.with_target(false).try_init();
+}

@@ -1,0 +1,33 @@
+//! The `sls` command: wiring, configuration and outputs around the SLS libraries.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod config;
+mod content;
+mod exit;
+mod output;
+mod policies;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::exit::exit_code;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let format = args.format;
+    let result = match args.command {
+        Command::Run(run) => commands::run::run(run, format),
+        Command::Check(check) => commands::check::run(&check, format),
+        Command::Fields(fields) => commands::fields::run(&fields, format),
+        Command::Explain(explain) => commands::explain::run(&explain, format),
+        Command::Replay(replay) => commands::replay::run(&replay, format),
+        Command::Record(record) => commands::record::run(&record),
+    };
+    exit_code(result)
+}

@@ -1,0 +1,51 @@
+//! Reading policy documents from files.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sls_core::{Capabilities, Diagnostic, Diagnostics, Limits, PolicyLoader, PolicySet};
+
+use crate::content;
+
+/// Which documents to load.
+#[derive(Clone, Debug)]
+pub(crate) struct Documents {
+    /// Whether the built-in content is the first layer.
+    pub(crate) content: bool,
+    /// The layers above it.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Documents {
+    /// The files, on the built-in content if it is asked for or there are none.
+    pub(crate) fn of(files: &[PathBuf], content: bool) -> Self {
+        Self { content: content || files.is_empty(), files: files.to_vec() }
+    }
+
+    /// Loads them all, against what this sensor can do.
+    pub(crate) fn load(&self, capabilities: Capabilities) -> Result<PolicySet, Diagnostics> {
+        let limits = Limits::default();
+        let mut loader = PolicyLoader::new().capabilities(capabilities);
+        if self.content {
+            for (name, text) in content::DOCUMENTS {
+                loader = loader.document(*name, *text);
+            }
+        }
+        let mut unreadable = Diagnostics::default();
+        for file in &self.files {
+            match read(file, limits.document_bytes) {
+                Ok(bytes) => loader = loader.document(file.display().to_string(), bytes),
+                Err(error) => unreadable.push(Diagnostic::unreadable(&file.display().to_string(), error)),
+            }
+        }
+        if unreadable.has_errors() { Err(unreadable) } else { loader.limits(limits).load() }
+    }
+}
+
+/// Reads a file, but no more than the loader would take: a document may be an endless device.
+fn read(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

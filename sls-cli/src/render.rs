@@ -1,0 +1,194 @@
+//! Alerts, explanations and events for a person. What comes from a process is shown with control characters escaped:
+//! nobody may paint the operator's terminal.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use sls_core::{Alert, Event, Explanation, Field};
+
+const DIM: Style = Style::new().dimmed();
+const BOLD: Style = Style::new().bold();
+
+fn color(color: AnsiColor) -> Style {
+    Style::new().fg_color(Some(color.into()))
+}
+
+fn paint(style: Style, text: &str) -> String {
+    format!("{style}{}{style:#}", escape(text))
+}
+
+/// An alert, as a few lines.
+pub(crate) fn alert(alert: &Alert) -> String {
+    let mut text = String::new();
+    let style = match alert.priority {
+        "High" => color(AnsiColor::Red).bold(),
+        "Medium" => color(AnsiColor::Yellow).bold(),
+        _ => color(AnsiColor::Cyan),
+    };
+    let time = alert.notifications.first().map_or("", |notification| &notification.timestamp);
+    // A String takes everything that is written to it.
+    let _ =
+        writeln!(text, "{} {}  {}", paint(DIM, time), paint(style, alert.priority), paint(BOLD, &alert.description));
+    if let Some(process) = &alert.process_info {
+        let arguments: String = process.args.iter().map(|argument| format!(" {}", escape(argument))).collect();
+        let gap = if arguments.is_empty() { "" } else { " " };
+        let _ = writeln!(text, "  program   {}{gap}{}", name(&process.name), paint(DIM, &shortened(&arguments)));
+        let uid = process.uid.map_or_else(|| "?".to_owned(), |uid| uid.to_string());
+        let _ = writeln!(text, "  process   pid {} of uid {uid} in {}", process.pid, name(&process.cwd));
+    }
+    if !alert.lineage.is_empty() {
+        let names: Vec<_> =
+            alert.lineage.iter().take(6).map(|process| format!("{} ({})", name(&process.name), process.pid)).collect();
+        let _ = writeln!(text, "  lineage   {}", names.join(" < "));
+    }
+    let _ = writeln!(text, "  policy    {}: {}", escape(&alert.strategy_name), paint(DIM, &alert.matched_rule));
+    if !alert.uncertain.is_empty() {
+        let _ = writeln!(text, "  unsure    {} could not be told", alert.uncertain.join(", "));
+    }
+    for notification in alert.notifications.iter().skip(1) {
+        let fields = &notification.message_fields;
+        let style = match fields.action_result {
+            Some("successful") => color(AnsiColor::Green),
+            Some("not successful") => color(AnsiColor::Red),
+            _ => color(AnsiColor::Yellow),
+        };
+        let details = fields.action_result_details.as_deref().unwrap_or_default();
+        let result = paint(style, fields.action_result.unwrap_or_default());
+        let separator = if details.is_empty() { "" } else { ": " };
+        let latency = fields.action_latency_us.map(|us| format!(" after {us} µs")).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  action    {} {result}{latency}{separator}{}",
+            fields.action_type.unwrap_or_default(),
+            escape(details)
+        );
+    }
+    text.push('\n');
+    text
+}
+
+/// A path for a person, who should see that it is not known.
+fn name(path: &str) -> String {
+    if path.is_empty() { "?".to_owned() } else { escape(path) }
+}
+
+/// As much of a long text as a person wants to see.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 240;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A number of things.
+pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Explanations of one event.
+pub(crate) fn explanations(event: &str, explanations: &[Explanation]) -> String {
+    let mut text = format!("{}\n", paint(BOLD, &escape(event)));
+    for explanation in explanations {
+        let style = match explanation.outcome {
+            "match" => color(AnsiColor::Red).bold(),
+            "undecided" => color(AnsiColor::Yellow).bold(),
+            _ => DIM,
+        };
+        let _ = writeln!(text, "  {}: {}", escape(&explanation.policy), paint(style, explanation.outcome));
+        let mut decided = false;
+        for rule in &explanation.rules {
+            let mark = if !decided && rule.rule == explanation.rule { ">" } else { " " };
+            decided |= mark == ">";
+            let _ = writeln!(text, "   {mark} {:<8} {}", rule.value, escape(&rule.rule));
+            for test in &rule.tests {
+                let _ = writeln!(
+                    text,
+                    "       {:<8} {}  {}",
+                    test.value,
+                    escape(&test.test),
+                    paint(DIM, &format!("found {}", escape(&test.found)))
+                );
+            }
+        }
+        if !explanation.uncertain.is_empty() {
+            let _ = writeln!(text, "     unsure   {}", explanation.uncertain.join(", "));
+        }
+        if let Some(report) = explanation.report {
+            let _ = writeln!(text, "     report   {report}");
+        }
+        for action in &explanation.plan {
+            let guard = action.guard.as_deref().map(|guard| format!(" by {guard}")).unwrap_or_default();
+            let _ = writeln!(text, "     plan     {} {}{guard}", action.action, action.permission);
+        }
+    }
+    text
+}
+
+/// An executed program, as one line.
+pub(crate) fn exec(event: &Event) -> String {
+    let show = |bytes: &[u8]| escape(&String::from_utf8_lossy(bytes));
+    let arguments = shortened(&show(event.text(Field::ProgramArguments)));
+    let program = show(event.text(Field::ProgramName));
+    let parent = show(event.text(Field::ParentProgramName));
+    let user = show(event.text(Field::UserName));
+    let line = format!("exec {:>7} {user:<8} {program}  {arguments}  < {parent}", event.process.pid);
+    format!("{}\n", paint(DIM, &line))
+}
+
+/// Text without control characters.
+pub(crate) fn escape(text: &str) -> String {
+    text.chars()
+        .flat_map(|char| {
+            let (escape, plain) =
+                if is_hostile(char) { (Some(char.escape_unicode()), None) } else { (None, Some(char)) };
+            escape.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+/// One line of JSON that means the same and has no control characters: JSON itself allows DEL and those above 127 in
+/// strings, which a terminal obeys and a filter for terminals swallows.
+pub(crate) fn json(line: &str) -> Cow<'_, str> {
+    if !line.contains(is_hostile) {
+        return Cow::Borrowed(line);
+    }
+    let mut text = String::with_capacity(line.len() + 16);
+    for char in line.chars() {
+        if is_hostile(char) {
+            // All of them are in the first plane, so one escape is enough.
+            let _ = write!(text, "\\u{:04x}", u32::from(char));
+        } else {
+            text.push(char);
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// Whether a terminal would do something else with it than show it.
+fn is_hostile(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escape("a\u{1b}[31mé\n"), "a\\u{1b}[31mé\\u{a}");
+        assert_eq!(escape("x\u{202e}y"), "x\\u{202e}y");
+    }
+
+    #[test]
+    fn json_keeps_its_meaning_without_control_characters() {
+        let hostile = "tr\u{7f}ue \u{9b}31m \u{202e} \u{1b}[0m é";
+        let line = serde_json::to_string(hostile).unwrap();
+        let shown = json(&line);
+        assert!(!shown.contains(is_hostile), "{shown}");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), hostile);
+        assert!(matches!(json("\"plain é\""), Cow::Borrowed(_)));
+    }
+}
