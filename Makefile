@@ -1,0 +1,136 @@
+# The two to begin with, on a Debian machine with cargo: `make run` and `make test`. Both install what they need.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+# Arguments of `sls run`.
+ARGS ?= --show-events
+# The kernel of vm-smoke, and the matrix of vm-test.
+KERNEL ?= 6.12
+KERNELS ?= 5.10 6.1 6.12 6.18 7.3
+# Arguments of the spawn benchmark.
+BENCH_ARGS ?=
+# Seconds for each fuzz target.
+FUZZ_SECONDS ?= 10
+
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+
+# The sensor and the tests that run against this machine's kernel need root; cargo and the build do not.
+ifneq ($(shell id -u),0)
+SUDO := sudo -E env PATH=$(PATH)
+RUNNER := CARGO_TARGET_$(shell tr a-z- A-Z_ <<<'$(HOST)')_RUNNER
+WITH_ROOT := $(RUNNER)='$(SUDO)'
+endif
+
+heading = @printf '\n=== %s\n' '$(1)'
+
+##@ Use
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Build and start the sensor: built-in content, dry run (ARGS="…" goes to `sls run`)
+	@.ci/setup.sh build
+	$(call heading,build)
+	cargo build --release -p sls-cli
+	$(call heading,sls run $(ARGS))
+	@exec $(SUDO) $(TARGET)/release/sls run $(ARGS)
+
+##@ Check
+
+.PHONY: test
+test: test-crates fuzz-smoke vm-smoke ## Every ring of tests: crates, fuzz targets, another kernel
+	$(call heading,all tests passed)
+	@awk '/^test result:/ { n++; passed += $$4; failed += $$6; ignored += $$8 } \
+	  END { printf "cargo test: %d passed, %d failed, %d ignored, in %d runs\n", passed, failed, ignored, n }' $(TARGET)/test.log
+
+.PHONY: test-crates
+test-crates: ## Unit, documentation, integration and real-kernel tests (the last as root)
+	@.ci/setup.sh build test
+	@mkdir -p $(TARGET)
+	$(call heading,cargo test)
+	$(WITH_ROOT) cargo test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ## Each fuzz target for FUZZ_SECONDS (10)
+	@.ci/setup.sh build test
+	$(call heading,fuzz targets)
+	.ci/fuzz.sh -t $(FUZZ_SECONDS)
+
+.PHONY: vm-smoke
+vm-smoke: vm-build ## The smoke checks under KERNEL (6.12), in QEMU
+	$(call heading,smoke checks under Linux $(KERNEL))
+	$(SUDO) .ci/lab/smoke.sh $(KERNEL)
+
+.PHONY: vm-test
+vm-test: vm-build ## The smoke checks under every kernel of the matrix
+	$(call heading,smoke checks under Linux $(KERNELS))
+	$(SUDO) .ci/lab/smoke.sh $(KERNELS)
+
+.PHONY: vm-build
+vm-build:
+	@mkdir -p $(TARGET)/lab
+	@.ci/setup.sh build lab
+	$(call heading,build for the lab)
+	cargo build -p sls-cli
+	cargo build -p sls-probe --examples
+
+.PHONY: lint
+lint: ## Format, clippy, documentation, scripts, the BPF object, dependencies
+	@.ci/setup.sh build lint
+	$(call heading,format)
+	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	$(call heading,clippy)
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(call heading,documentation)
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+	$(call heading,scripts)
+	shellcheck .ci/run .ci/*.sh .ci/lab/*.sh
+	$(call heading,the BPF object is what its source gives)
+	@.ci/setup.sh bpf
+	sls-probe/bpf/build.sh --check
+	$(call heading,dependencies)
+	@.ci/setup.sh deny
+	cargo deny --log-level error check licenses bans sources
+
+.PHONY: audit
+audit: ## Known vulnerabilities of the dependencies (needs the network)
+	@.ci/setup.sh deny
+	cargo deny check advisories
+
+.PHONY: bench
+bench: ## What the sensor costs: the engine, then a spawn loop with and without it (BENCH_ARGS="--check")
+	@.ci/setup.sh build
+	$(call heading,build)
+	cargo build --release -p sls-cli -p sls-benches
+	$(call heading,the engine)
+	$(TARGET)/release/engine
+	$(call heading,spawn overhead)
+	$(SUDO) $(TARGET)/release/spawn-overhead $(BENCH_ARGS)
+
+##@ Work
+
+.PHONY: bpf
+bpf: ## Rebuild the committed BPF object from its source
+	@.ci/setup.sh build bpf
+	sls-probe/bpf/build.sh
+
+.PHONY: fmt
+fmt: ## Format the Rust sources
+	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
+
+.PHONY: clean
+clean: ## Remove what was built (the lab's kernels in ~/.cache/sls-lab stay)
+	cargo clean
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
