@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -436,8 +438,8 @@ struct Known {
     group: Option<Uuid>,
 }
 
-/// Every process that ever was.
-struct Model(Vec<Known>);
+/// Every process that ever was, and which of them each group was set on.
+struct Model(Vec<Known>, HashMap<Uuid, Vec<usize>>);
 
 impl Model {
     fn lineage(&self, index: usize) -> Vec<usize> {
@@ -489,6 +491,7 @@ impl Model {
                 let group = Uuid::from_u128(time.into());
                 assert!(table.set_alert_group(self.0[index].key, group));
                 self.0[index].group = Some(group);
+                self.1.entry(group).or_default().push(index);
             }
         }
         None
@@ -525,7 +528,14 @@ impl Model {
                 }
                 assert_eq!(ancestors(&event), (names, lineage.len() > MAX_ANCESTORS));
             }
-            assert_eq!(table.alert_group(known.key), self.group(index));
+            let found = table.alert_group(known.key);
+            if lineage.len() <= MAX_ANCESTORS {
+                assert_eq!(found, self.group(index));
+            } else if let Some(found) = found {
+                // What was set far up may come late or never, but it is never another tree's.
+                let mut owners = self.1[&found].iter();
+                assert!(owners.any(|owner| *owner == index || lineage.contains(owner)), "{found} of another tree");
+            }
         }
         for (index, known) in self.0.iter().enumerate() {
             let present = table.process(known.key).is_some();
@@ -547,7 +557,7 @@ proptest! {
     fn below_the_limit_it_knows_what_an_unbounded_list_knows(steps in steps()) {
         let mut table = table(1000);
         let program = "/sbin/init".to_owned();
-        let mut model = Model(vec![Known { key: INIT, parent: None, reported: 0, program, alive: true, group: None }]);
+        let mut model = Model(vec![Known { key: INIT, parent: None, reported: 0, program, alive: true, group: None }], HashMap::new());
         for (count, step) in steps.iter().enumerate() {
             let just_exited = model.apply(step, &mut table);
             if count % 16 == 0 || count + 1 == steps.len() {
