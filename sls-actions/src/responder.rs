@@ -88,6 +88,9 @@ pub struct ProcessResponder {
 }
 
 impl ProcessResponder {
+    /// The actions that it can carry out.
+    pub const ACTIONS: &'static [Action] = &[Action::Stop, Action::Kill];
+
     /// Default settings.
     pub fn builder() -> ProcessResponderBuilder {
         ProcessResponderBuilder { confirm_timeout: DEFAULT_CONFIRM_TIMEOUT }
@@ -160,11 +163,6 @@ impl ProcessResponder {
             }
         }
     }
-}
-
-impl ProcessResponder {
-    /// The actions that it can carry out.
-    pub const ACTIONS: &'static [Action] = &[Action::Stop, Action::Kill];
 }
 
 impl Responder for ProcessResponder {

@@ -1,15 +1,14 @@
 //! `sls record`: live events out.
 
 use std::io::{BufWriter, Write, stdout};
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sls_core::{Event, EventKind, EventSource, ProcessTable};
 use sls_probe::Probe;
 
 use crate::args::RecordArgs;
-use crate::commands::run::{drain, stop_signals};
+use crate::commands::run::{Until, drain, stop_signals};
 use crate::exit::Answer;
 use crate::render;
 
@@ -22,22 +21,14 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<Answer> {
         bail!("this sensor has no events of kind {kind}, only {}", offered.join(", "));
     }
     let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
-    let deadline = args.duration.map(|duration| Instant::now() + duration);
+    let until = Until::new(stopped, args.duration);
     let mut recorder = Recorder {
         kinds: &args.kinds,
         processes: ProcessTable::default(),
         out: BufWriter::new(stdout()),
         written: Ok(()),
     };
-    while !stopped.load(Ordering::Relaxed) {
-        let mut wait = Duration::from_millis(200);
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            wait = wait.min(left);
-        }
+    while let Some(wait) = until.wait(Duration::from_millis(200)) {
         probe.poll(wait, &mut |event| recorder.take(event)).map_err(anyhow::Error::from_boxed)?;
         recorder.flush()?;
     }

@@ -43,7 +43,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
 
     let host = HostInfo::read();
     let mut responder = ProcessResponder::builder().build()?;
-    if !host.in_host_pid_namespace || !responder.can_act() {
+    if !responder.can_act() {
         if settings.config.require_actions {
             bail!("{NOT_IN_HOST_PID_NAMESPACE}, where actions cannot work (--require-actions)");
         }
@@ -65,10 +65,10 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let reloads = watch.start()?;
     let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
 
-    let deadline = settings.duration.map(|duration| Instant::now() + duration);
+    let until = Until::new(stopped, settings.duration);
     let show_events = settings.show_events;
     let mut losses = Losses::default();
-    while !stopped.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+    while let Some(wait) = until.wait(IDLE_POLL) {
         if let Ok(policies) = reloads.try_recv() {
             engine.reload(policies);
             tracing::info!(
@@ -78,8 +78,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
                 "policies reloaded"
             );
         }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let status = poll(&mut probe, left.map_or(IDLE_POLL, |left| left.min(IDLE_POLL)), |event| {
+        let status = poll(&mut probe, wait, |event| {
             engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
             if show_events && event.kind == EventKind::Exec {
                 let _ = anstream::stderr().write_all(render::exec(event).as_bytes());
@@ -116,6 +115,25 @@ pub(crate) fn stop_signals() -> anyhow::Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, stopped.clone())?;
     }
     Ok(stopped)
+}
+
+/// When a command that watches ends: when it is told to, or when its time is over.
+pub(crate) struct Until {
+    stopped: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
+
+impl Until {
+    /// From now on, for `duration` if there is one.
+    pub(crate) fn new(stopped: Arc<AtomicBool>, duration: Option<Duration>) -> Self {
+        Self { stopped, deadline: duration.map(|duration| Instant::now() + duration) }
+    }
+
+    /// How long to wait for events, at most `longest`; none if it is time to end.
+    pub(crate) fn wait(&self, longest: Duration) -> Option<Duration> {
+        let left = self.deadline.map_or(longest, |deadline| deadline.saturating_duration_since(Instant::now()));
+        (!self.stopped.load(Ordering::Relaxed) && !left.is_zero()).then(|| left.min(longest))
+    }
 }
 
 /// The configuration and the command line as one.

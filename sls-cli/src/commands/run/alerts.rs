@@ -2,7 +2,7 @@
 //! that neither ever delays a response: a slow output holds no pidfd, and a process that will not die no alert of others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -23,7 +23,7 @@ const FINISH_TIME: Duration = Duration::from_secs(5);
 pub(super) struct Deliverer {
     pending: Sender<Box<PendingAlert>>,
     lost: Arc<AtomicU64>,
-    ended: Arc<AtomicBool>,
+    /// How delivery ended, once it has.
     result: Receiver<anyhow::Result<()>>,
 }
 
@@ -34,18 +34,15 @@ impl Deliverer {
         let (confirmed, alerts) = bounded(ALERTS);
         let (done, result) = bounded(1);
         let lost = Arc::new(AtomicU64::new(0));
-        let ended = Arc::new(AtomicBool::new(false));
-        let (lost_there, ended_there) = (lost.clone(), ended.clone());
+        let lost_there = lost.clone();
         std::thread::Builder::new()
             .name("sls-confirm".into())
             .spawn(move || confirm(&to_confirm, &confirmed, &lost_there))?;
         std::thread::Builder::new().name("sls-outputs".into()).spawn(move || {
-            let result = deliver(&alerts, outputs, end_when_unread);
-            ended_there.store(true, Ordering::Relaxed);
             // Nobody may wait for it any more.
-            let _ = done.send(result);
+            let _ = done.send(deliver(&alerts, outputs, end_when_unread));
         })?;
-        Ok(Self { pending, lost, ended, result })
+        Ok(Self { pending, lost, result })
     }
 
     /// Hands an alert over without ever waiting.
@@ -62,7 +59,7 @@ impl Deliverer {
 
     /// Whether nobody takes alerts any more.
     pub(super) fn ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+        !self.result.is_empty()
     }
 
     /// Delivers what waits, but does not wait for an output that is stuck.
