@@ -35,12 +35,16 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check policy documents, and say what is wrong with them and where.
     Check(CheckArgs),
-    /// Print the fields, operators and actions that policies can use.
+    /// Print the keys, fields, operators and actions that policies can use.
     Fields(FieldsArgs),
+    /// Print the JSON Schema of policy documents, with which an editor completes and checks them.
+    Schema,
     /// Say, for each event, what every test of every policy gave and which rule decided.
-    Explain(EventsArgs),
+    Explain(ExplainArgs),
     /// Feed recorded events to policies and print the alerts. Actions are always dry run.
     Replay(EventsArgs),
+    /// Run tests of policies: files of events and of the responses expected to them.
+    Test(TestArgs),
     /// Print live events as JSON lines.
     Record(RecordArgs),
 }
@@ -91,6 +95,9 @@ pub(crate) struct CheckArgs {
     /// Print the merged document.
     #[arg(long)]
     pub(crate) effective: bool,
+    /// Answer no, with exit status 1, also if there are warnings.
+    #[arg(long)]
+    pub(crate) deny_warnings: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,6 +121,37 @@ pub(crate) struct EventsArgs {
     /// Skip unknown keys of events instead of stopping, and say how many there were.
     #[arg(long)]
     pub(crate) lenient: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) events: EventsArgs,
+    /// Configuration file of `sls run`: its policies, unless `--policy` names others, its guards and its dry run.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Only this policy. May be given several times.
+    #[arg(long = "policy-name", value_name = "NAME")]
+    pub(crate) policy_names: Vec<String>,
+    /// Leave out policies that ignore the event, and events that all of them ignore.
+    #[arg(long)]
+    pub(crate) matches: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestArgs {
+    /// Files of tests. The policies that one names are relative to it.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Put the built-in content under the policies, as `sls run` does.
+    #[arg(long)]
+    pub(crate) content: bool,
+    /// Only tests whose name has this text in it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// Fail when there is a policy that no test makes respond.
+    #[arg(long, conflicts_with = "filter")]
+    pub(crate) require_coverage: bool,
 }
 
 #[derive(Debug, clap::Args)]

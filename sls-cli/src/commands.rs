@@ -6,3 +6,5 @@ pub(crate) mod fields;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod test;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
-use sls_core::MessageType;
+use sls_core::{Guards, MessageType};
 
 use crate::args::message_type;
 use crate::output::OutputSpec;
@@ -45,6 +45,11 @@ impl Config {
             *policy = directory.join(&*policy);
         }
         Ok(config)
+    }
+
+    /// The guards that it adds to others.
+    pub(crate) fn guards(&self, guards: Guards) -> Guards {
+        self.protected_programs.iter().fold(guards, |guards, program| guards.protect_program(program.as_str()))
     }
 }
 

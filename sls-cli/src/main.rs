@@ -25,8 +25,10 @@ fn main() -> ExitCode {
         Command::Run(run) => commands::run::run(run, format),
         Command::Check(check) => commands::check::run(&check, format),
         Command::Fields(fields) => commands::fields::run(&fields, format),
+        Command::Schema => commands::schema::run(),
         Command::Explain(explain) => commands::explain::run(&explain, format),
         Command::Replay(replay) => commands::replay::run(&replay, format),
+        Command::Test(test) => commands::test::run(&test, format),
         Command::Record(record) => commands::record::run(&record),
     };
     exit_code(result)

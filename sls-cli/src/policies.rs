@@ -1,6 +1,6 @@
 //! Reading policy documents from files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -26,10 +26,10 @@ impl Documents {
     /// Loads them all, against what this sensor can do.
     pub(crate) fn load(&self, capabilities: Capabilities) -> Result<PolicySet, Diagnostics> {
         let limits = Limits::default();
-        let mut loader = PolicyLoader::new().capabilities(capabilities);
+        let mut loader = PolicyLoader::new().capabilities(capabilities).resolve_links(resolve_links);
         if self.content {
             for (name, text) in content::DOCUMENTS {
-                loader = loader.document(*name, *text);
+                loader = loader.content(*name, *text);
             }
         }
         let mut unreadable = Diagnostics::default();
@@ -43,8 +43,13 @@ impl Documents {
     }
 }
 
+/// Where a path leads on this host.
+fn resolve_links(path: &str) -> Option<String> {
+    fs::canonicalize(path).ok()?.into_os_string().into_string().ok()
+}
+
 /// Reads a file, but no more than the loader would take: a document may be an endless device.
-fn read(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

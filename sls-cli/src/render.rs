@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
-use sls_core::{Alert, Event, Explanation, Field};
+use sls_core::{Alert, Difference, Event, Explanation, Field, TestOutcome};
 
 const DIM: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
@@ -87,41 +87,109 @@ pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Explanations of one event.
-pub(crate) fn explanations(event: &str, explanations: &[Explanation]) -> String {
-    let mut text = format!("{}\n", paint(BOLD, &escape(event)));
-    for explanation in explanations {
-        let style = match explanation.outcome {
-            "match" => color(AnsiColor::Red).bold(),
-            "undecided" => color(AnsiColor::Yellow).bold(),
-            _ => DIM,
+/// Explanations of one event. In the `brief` form a policy that ignores the event takes one line, below the others.
+pub(crate) fn explanations(event: &str, explanations: &[Explanation], brief: bool) -> String {
+    let (ignoring, others): (Vec<_>, Vec<_>) =
+        explanations.iter().partition(|explanation| brief && explanation.outcome == "ignore");
+    let mut text = format!("{}\n", paint(BOLD, event));
+    for explanation in others {
+        let _ = writeln!(text, "  {}: {}", escape(&explanation.policy), outcome(explanation.outcome));
+        text.push_str(&reasons(explanation, "    "));
+    }
+    for Explanation { policy, outcome, rule, .. } in ignoring {
+        let _ = writeln!(text, "  {}", paint(DIM, &format!("{policy}: {outcome}, by {rule}")));
+    }
+    text
+}
+
+fn outcome(outcome: &str) -> String {
+    let style = match outcome {
+        "match" => color(AnsiColor::Red).bold(),
+        "undecided" => color(AnsiColor::Yellow).bold(),
+        _ => DIM,
+    };
+    paint(style, outcome)
+}
+
+/// The rules of a policy with the one that decided marked, the tests' values, and the plan.
+fn reasons(explanation: &Explanation, indent: &str) -> String {
+    let mut text = String::new();
+    let mut decided = false;
+    for rule in &explanation.rules {
+        let decides = !decided && rule.rule == explanation.rule;
+        decided |= decides;
+        let (mark, style) = if decides { (">", BOLD) } else { (" ", Style::new()) };
+        let _ = writeln!(text, "{indent}{mark} {} {}", value(rule.value), paint(style, &rule.rule));
+        for test in &rule.tests {
+            let found = paint(DIM, &format!("found {}", shortened(&test.found)));
+            let _ = writeln!(text, "{indent}    {} {}  {found}", value(test.value), escape(&test.test));
+        }
+    }
+    if !explanation.uncertain.is_empty() {
+        let _ = writeln!(text, "{indent}  unsure   {}", explanation.uncertain.join(", "));
+    }
+    if let Some(report) = explanation.report {
+        let _ = writeln!(text, "{indent}  report   {report}");
+    }
+    for action in &explanation.plan {
+        let style = match action.permission {
+            "granted" => color(AnsiColor::Red).bold(),
+            _ => color(AnsiColor::Yellow),
         };
-        let _ = writeln!(text, "  {}: {}", escape(&explanation.policy), paint(style, explanation.outcome));
-        let mut decided = false;
-        for rule in &explanation.rules {
-            let mark = if !decided && rule.rule == explanation.rule { ">" } else { " " };
-            decided |= mark == ">";
-            let _ = writeln!(text, "   {mark} {:<8} {}", rule.value, escape(&rule.rule));
-            for test in &rule.tests {
-                let _ = writeln!(
-                    text,
-                    "       {:<8} {}  {}",
-                    test.value,
-                    escape(&test.test),
-                    paint(DIM, &format!("found {}", escape(&test.found)))
-                );
+        let guard = action.guard.as_deref().map(|guard| format!(" by {guard}")).unwrap_or_default();
+        let _ = writeln!(text, "{indent}  plan     {} {}{guard}", action.action, paint(style, action.permission));
+    }
+    text
+}
+
+/// The value of a rule or test, in a column.
+fn value(value: &str) -> String {
+    let style = match value {
+        "true" => color(AnsiColor::Green),
+        "unknown" => color(AnsiColor::Yellow),
+        _ => DIM,
+    };
+    paint(style, &format!("{value:<8}"))
+}
+
+/// What came of the tests of one file: one line, and the reasons of each that failed.
+pub(crate) fn tests(file: &str, outcomes: &[TestOutcome]) -> String {
+    let total = count(outcomes.len() as u64, "test", "tests");
+    let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
+    let (red, green) = (color(AnsiColor::Red).bold(), color(AnsiColor::Green));
+    let summary = if failed == 0 {
+        paint(green, &format!("{total} passed"))
+    } else {
+        paint(red, &format!("{failed} of {total} failed"))
+    };
+    let mut text = format!("{}: {summary}\n", escape(file));
+    for test in outcomes.iter().filter(|outcome| !outcome.passed()) {
+        let place = paint(DIM, &format!("{file}:{}", test.line));
+        let _ = writeln!(text, "\n  {} {}  {place}", paint(red, "failed"), paint(BOLD, &test.name));
+        for mismatch in &test.mismatches {
+            let _ = writeln!(text, "    {}", escape(&mismatch.policy));
+            for Difference { key, expected, found, .. } in &mismatch.differences {
+                let _ = writeln!(text, "      {key:<12} expected {}", paint(green, expected));
+                let _ = writeln!(text, "      {:<12} found    {}", "", paint(red, found));
+            }
+            if let Some(explanation) = &mismatch.explanation {
+                text.push_str(&reasons(explanation, "      "));
             }
         }
-        if !explanation.uncertain.is_empty() {
-            let _ = writeln!(text, "     unsure   {}", explanation.uncertain.join(", "));
-        }
-        if let Some(report) = explanation.report {
-            let _ = writeln!(text, "     report   {report}");
-        }
-        for action in &explanation.plan {
-            let guard = action.guard.as_deref().map(|guard| format!(" by {guard}")).unwrap_or_default();
-            let _ = writeln!(text, "     plan     {} {}{guard}", action.action, action.permission);
-        }
+    }
+    if failed > 0 {
+        text.push('\n');
+    }
+    text
+}
+
+/// Policies that no test makes respond.
+pub(crate) fn uncovered(policies: &[&String], failed: bool) -> String {
+    let style = if failed { color(AnsiColor::Red).bold() } else { color(AnsiColor::Yellow) };
+    let total = count(policies.len() as u64, "policy", "policies");
+    let mut text = format!("{}\n", paint(style, &format!("no test makes {total} respond:")));
+    for policy in policies {
+        let _ = writeln!(text, "  {}", escape(policy));
     }
     text
 }

@@ -22,17 +22,32 @@ const CASES: &[(&str, &str)] = &[
     ("check-good-human", "check good.yaml --format human"),
     ("check-good-json", "check good.yaml --format json"),
     ("check-effective", "check good.yaml override.yaml --effective"),
+    ("check-warned-human", "check warned.yaml --format human"),
+    ("check-warned-json", "check warned.yaml"),
+    ("check-warned-denied", "check warned.yaml --deny-warnings"),
+    ("check-good-denied", "check good.yaml --deny-warnings --format human"),
     ("check-bad-human", "check bad.yaml --format human"),
     ("check-bad-json", "check bad.yaml"),
     ("check-missing-human", "check missing.yaml good.yaml --format human"),
     ("check-missing-json", "check missing.yaml good.yaml"),
     ("check-override-alone", "check override.yaml --format human"),
+    ("fields-human", "fields --format human"),
+    ("fields-segfault-json", "fields segfault"),
     ("fields-program-human", "fields program --format human"),
     ("fields-ptrace-json", "fields ptrace"),
     ("fields-unknown-type", "fields programm"),
     ("explain-human", "explain --policy good.yaml events.json --format human"),
     ("explain-json", "explain --policy good.yaml --policy override.yaml events.json"),
     ("explain-bad-line", "explain --policy good.yaml bad-line.json --format human"),
+    ("explain-config", "explain --config guards.conf.yaml --matches events.json --format human"),
+    ("test-good-human", "test good.test.yaml --require-coverage --format human"),
+    ("test-good-json", "test good.test.yaml --filter killed"),
+    ("test-failing-human", "test failing.test.yaml --format human"),
+    ("test-failing-json", "test failing.test.yaml"),
+    ("test-uncovered", "test uncovered.test.yaml --require-coverage --format human"),
+    ("test-bad-human", "test bad.test.yaml missing.test.yaml good.test.yaml --format human"),
+    ("test-bad-json", "test bad.test.yaml"),
+    ("test-unknown-policy", "test unknown-policy.test.yaml --format human"),
     ("replay-json", "replay --policy good.yaml events.json"),
     ("replay-human", "replay --policy good.yaml events.json --format human"),
     ("replay-bad-line", "replay --policy good.yaml bad-line.json --format human"),
@@ -94,6 +109,23 @@ fn the_same_events_give_the_same_alerts() {
     let first = replay();
     assert_eq!(text(&first).lines().count(), 6, "{}", text(&first));
     assert_eq!(text(&first), text(&replay()));
+}
+
+/// One policy is explained in full, also where it ignores the event; a name that is none is an error.
+#[test]
+fn one_policy_can_be_explained() {
+    let explain = |name| {
+        let arguments = ["explain", "--policy", "good.yaml", "--policy-name", name, "--format", "human", "events.json"];
+        let mut command = sls(&arguments);
+        command.current_dir(inputs());
+        run(command)
+    };
+    let output = explain("Runtimes are watched");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("Runtimes are watched: ignore\n      false    match programName"), "{shown}");
+    assert!(!shown.contains("No downloads by shells"), "{shown}");
+    let output = explain("Runtimes");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), "sls: there is no policy `Runtimes`\n"));
 }
 
 /// A real execution is recorded with everything that rules can ask for; and replay and explain take what was recorded.

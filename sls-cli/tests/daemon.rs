@@ -54,6 +54,11 @@ fn a_changed_file_takes_over_and_a_broken_one_does_not() {
     replace(&file, text_against("Third", &first));
     sensor.wait_for_log("policies reloaded generation=3");
     assert_eq!(seen(&first), ("Third".to_owned(), three));
+
+    replace(&file, text_against("Odd", Path::new("/usr//bin/odd")));
+    sensor.wait_for_log("policies reloaded generation=4");
+    let log = sensor.log();
+    assert!(log.contains("warns of them warnings=1") && log.contains("code=SLS104 place="), "{log}");
     let ended = sensor.stop();
     ended.assert_clean();
     assert_eq!(ended.alerts.len(), 5, "policies not in force alerted as well");

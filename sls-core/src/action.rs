@@ -67,11 +67,18 @@ impl Action {
     /// The action that `token` names, other spellings included.
     #[must_use]
     pub fn from_token(token: &str) -> Option<Self> {
-        match token {
-            "suspend" => Some(Self::Stop),
-            "delete-file" => Some(Self::Delete),
-            _ => Self::ALL.iter().copied().find(|action| action.token() == token),
-        }
+        let mut tokens = Self::ALL.iter().flat_map(|action| action.tokens().map(|token| (token, *action)));
+        tokens.find(|(known, _)| *known == token).map(|(_, action)| action)
+    }
+
+    /// Every token that names the action in policies, [`Action::token`] first.
+    pub fn tokens(self) -> impl Iterator<Item = &'static str> {
+        let other = match self {
+            Self::Stop => Some("suspend"),
+            Self::Delete => Some("delete-file"),
+            _ => None,
+        };
+        std::iter::once(self.token()).chain(other)
     }
 
     /// What the action acts on; none for those that only report.
@@ -192,6 +199,22 @@ pub enum Target {
         /// Its pidfd's inode, where the kernel has one.
         pidfd_inode: Option<u64>,
     },
+    /// A container.
+    Container {
+        /// Id of the acting process's cgroup in the v2 hierarchy.
+        cgroup_id: u64,
+    },
+    /// A file.
+    File {
+        /// Device of its file system, as stat(2) gives it.
+        device: u64,
+        /// Its inode.
+        inode: u64,
+    },
+    /// The operation that raised the event.
+    Operation,
+    /// Something that the event does not identify; no action on it is ever granted.
+    Unidentified,
 }
 
 /// Where an action is decided and carried out.

@@ -1,8 +1,10 @@
 //! Alerts: one JSON object for each detection, with what was done about it.
 
 mod build;
+mod message;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 use time::format_description::BorrowedFormatItem;
@@ -58,6 +60,12 @@ pub struct Alert {
     pub process_info: Option<ProcessInfo>,
     /// Its ancestors, the parent first.
     pub lineage: Vec<ProcessInfo>,
+    /// The file, of events that are about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_info: Option<FileInfo>,
+    /// The connection or socket, of events that are about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_info: Option<NetworkInfo>,
     /// The detection, and one entry for each action.
     pub notifications: Vec<Notification>,
     /// The policy's labels.
@@ -168,6 +176,68 @@ pub struct ProcessInfo {
     pub truncated: Vec<&'static str>,
 }
 
+/// A file as alerts show it. Bytes that are no UTF-8 appear as `\\xNN`; what is not known is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FileInfo {
+    /// Its path; of a rename or link the old one.
+    pub path: String,
+    /// The new name of a rename or link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_path: Option<String>,
+    /// What was done to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// Its permission bits after that, in octal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Its owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u64>,
+    /// Its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u64>,
+    /// Device of its file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
+    /// Its inode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+    /// Seconds since it was created or modified, of a new file that was executed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<u64>,
+    /// Which of these are only a part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub truncated: Vec<&'static str>,
+}
+
+/// A connection or socket as alerts show it; what is not known is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NetworkInfo {
+    /// The transport.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Destination of an outbound connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_host: Option<IpAddr>,
+    /// Its port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_port: Option<u64>,
+    /// The socket's own address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_host: Option<IpAddr>,
+    /// Its port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_port: Option<u64>,
+    /// Peer of an inbound connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbound_host: Option<IpAddr>,
+    /// Local port of an inbound connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbound_port: Option<u64>,
+}
+
 /// One entry of an alert's notifications.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -252,6 +322,10 @@ fn outcome_message(outcome: &ActionOutcome) -> String {
         ActionResult::Refused { .. } => format!("Refused responseAction: {action}"),
         ActionResult::NotSuccessful { details } => match outcome.target {
             Target::Process { key, .. } => format!("unable to {action} process {}: {details}", key.pid),
+            Target::File { .. } => format!("unable to {action} the file: {details}"),
+            Target::Container { .. } | Target::Operation | Target::Unidentified => {
+                format!("unable to take responseAction {action}: {details}")
+            }
         },
     }
 }

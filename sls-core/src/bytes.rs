@@ -26,6 +26,11 @@ pub(crate) fn display(bytes: &[u8]) -> String {
     text
 }
 
+/// The last component of a path.
+pub(crate) fn file_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
 /// At most `limit` bytes of [`display`], cut between characters, and whether something was cut.
 pub(crate) fn display_at_most(bytes: &[u8], limit: usize) -> (String, bool) {
     // No byte becomes less than one, and a character has at most four: no more needs to be looked at.

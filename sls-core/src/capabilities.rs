@@ -1,11 +1,11 @@
 //! What a sensor can see and do, so that a policy that needs more is refused at load and not silently blind.
 
 use crate::action::{Action, ActionSet};
-use crate::evaluate::raises;
 use crate::event::EventKind;
 use crate::plugin::{EventSource, Responder};
 use crate::policy::PolicyType;
 use crate::schema::{Field, FieldSet};
+use crate::trigger::raises;
 
 /// The fields that the engine itself fills in, from its process table and from the event's kind.
 pub const ENGINE_FIELDS: &[Field] = &[
@@ -16,6 +16,7 @@ pub const ENGINE_FIELDS: &[Field] = &[
     Field::AncestorProgramName,
     Field::Lineage,
     Field::EventType,
+    Field::FileAge,
 ];
 
 /// What a sensor can see and do.
@@ -25,13 +26,14 @@ pub struct Capabilities {
     /// The fields of each kind of event that the source gives.
     fields: Vec<(EventKind, FieldSet)>,
     actions: ActionSet,
+    unsafe_policies: bool,
 }
 
 impl Default for Capabilities {
     /// Everything: for checking documents that will run elsewhere.
     fn default() -> Self {
         let fields = EventKind::ALL.iter().map(|kind| (*kind, Field::all().collect())).collect();
-        Self { fields, actions: Action::ALL.iter().copied().collect() }
+        Self { fields, actions: Action::ALL.iter().copied().collect(), unsafe_policies: true }
     }
 }
 
@@ -55,13 +57,44 @@ impl Capabilities {
         let mut actions = supports;
         actions.insert(Action::Alert);
         actions.insert(Action::Audit);
-        Self { fields, actions }
+        Self { fields, actions, unsafe_policies: false }
+    }
+
+    /// Allows policies that put probes of their own into the kernel and into programs (`kprobe`, `uprobe`), or not. By
+    /// default a sensor does not.
+    #[must_use]
+    pub fn unsafe_policies(mut self, allowed: bool) -> Self {
+        self.unsafe_policies = allowed;
+        self
+    }
+
+    /// Whether policies of the type may be loaded at all.
+    #[must_use]
+    pub fn allows_type(&self, policy_type: PolicyType) -> bool {
+        self.unsafe_policies || !matches!(policy_type, PolicyType::Kprobe | PolicyType::Uprobe)
     }
 
     /// Whether events of the policy type come at all.
     #[must_use]
     pub fn offers_type(&self, policy_type: PolicyType) -> bool {
-        self.fields.iter().any(|(kind, _)| raises(policy_type, *kind))
+        let gives = |kind| self.fields.iter().any(|(given, _)| *given == kind);
+        // What is new is learnt from file events.
+        (policy_type != PolicyType::NewFileExec || gives(EventKind::File))
+            && EventKind::ALL.iter().any(|kind| raises(policy_type, *kind) && gives(*kind))
+            && self.offers_trigger(policy_type)
+    }
+
+    /// Whether the fields come that tell whether an event raises the type.
+    fn offers_trigger(&self, policy_type: PolicyType) -> bool {
+        let needed: &[Field] = match policy_type {
+            PolicyType::File | PolicyType::FileMonitor => &[Field::FileOperation],
+            PolicyType::Chmod => &[Field::FileOperation, Field::FileMode],
+            PolicyType::InteractiveShell => &[Field::StandardInput],
+            PolicyType::Selinux | PolicyType::SmepSmap | PolicyType::KernelPayload => &[Field::SecurityChange],
+            PolicyType::Kprobe | PolicyType::Uprobe => &[Field::ProbeSymbol],
+            _ => &[],
+        };
+        needed.iter().all(|field| self.offers_field(policy_type, *field))
     }
 
     /// Whether every event that raises the policy type has the field.

@@ -109,7 +109,7 @@ impl Checker<'_> {
             }
         };
         let text = &text[test.span.start..test.span.end];
-        Ok(Test { text: text.into(), field, negated: positive.is_some(), comparison })
+        Ok(Test { text: text.into(), span: test.span, field, negated: positive.is_some(), comparison })
     }
 
     fn field(&self, ident: &Ident) -> Result<Field, RuleError> {
@@ -237,7 +237,11 @@ impl Checker<'_> {
             }
             // Places are exact unless an escaped quote shifted them.
             let place = error.span.filter(|_| text == raw).map_or(span, |place| place.shifted(span.start + 1));
-            RuleError::new(Code::BadRegex, place, format!("invalid regular expression: {}", error.message))
+            let refusal = RuleError::new(Code::BadRegex, place, format!("invalid regular expression: {}", error.message));
+            if raw.starts_with('*') {
+                return refusal.help("`like` takes a regular expression; `==` takes `*` as a wildcard".to_owned());
+            }
+            refusal
         })
     }
 }

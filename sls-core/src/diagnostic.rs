@@ -91,6 +91,39 @@ codes! {
     Unsupported "SLS023" "This sensor cannot do what the policy asks for.";
     BadEntry "SLS024" "A list entry is invalid.";
     Unreadable "SLS025" "A file cannot be read.";
+    KeyNotOffered "SLS026" "The policy type does not have the key.";
+    NothingToExtend "SLS027" "An override extends something that no earlier document defines.";
+
+    UnreachableRule "SLS101" "A rule never decides: an earlier one is true whenever it is.";
+    NeverTrue "SLS102" "A rule, or a part of it, is true for no event.";
+    AlwaysTrue "SLS103" "A rule, or a part of it, is true for every event.";
+    ImpossiblePath "SLS104" "A path that the kernel never reports: relative, with `//`, `.`, `..` or a trailing `/`, or too long.";
+    WildcardInRegex "SLS105" "A regular expression that was probably meant as a wildcard pattern.";
+    PlainRegex "SLS106" "A regular expression without any operator.";
+    UnanchoredSearch "SLS107" "A regular expression that looks for a part, but has to cover the whole value.";
+    RegexInWildcard "SLS108" "A wildcard pattern that was probably meant as a regular expression.";
+    SymbolicLink "SLS109" "A path that leads through a symbolic link on this host; the kernel reports where it ends.";
+    EmptyList "SLS110" "A rule matches nothing because the list that it names is empty.";
+    UnsetNumber "SLS111" "A number that stands for \"not set\" in the kernel; such a field has no value here.";
+    MatchesEverything "SLS112" "A policy responds to every event of its type.";
+    NoAction "SLS113" "A policy has no action, not even `alert`.";
+    ConflictingActions "SLS114" "Two policies match the same events, and one destroys what the other keeps.";
+    UnusedSelector "SLS115" "A selector of `enabled_content_groups` selects no policy.";
+    UnusedList "SLS116" "A list of the last document is named by no rule.";
+}
+
+impl Code {
+    /// The code printed as `id`.
+    #[must_use]
+    pub fn from_id(id: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.id() == id)
+    }
+
+    /// How grave a finding with this code is: errors are numbered below 100, warnings from there.
+    #[must_use]
+    pub fn severity(self) -> Severity {
+        if self.id().starts_with("SLS0") { Severity::Error } else { Severity::Warning }
+    }
 }
 
 impl fmt::Display for Code {
@@ -224,18 +257,33 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub(crate) fn error(code: Code, source: &Arc<SourceText>, span: Span, message: impl Into<String>) -> Self {
+        debug_assert_eq!(code.severity(), Severity::Error);
+        Self::new(code, source, span, message.into())
+    }
+
+    pub(crate) fn warning(code: Code, source: &Arc<SourceText>, span: Span, message: impl Into<String>) -> Self {
+        debug_assert_eq!(code.severity(), Severity::Warning);
+        Self::new(code, source, span, message.into())
+    }
+
+    fn new(code: Code, source: &Arc<SourceText>, span: Span, message: String) -> Self {
         let start = source.floor(span.start);
         let span = Span::new(start, source.ceil(span.end.max(start)));
         Self {
             code,
-            severity: Severity::Error,
-            message: cut(message.into()),
+            severity: code.severity(),
+            message: cut(message),
             span,
             label: String::new(),
             help: None,
             suggestion: None,
             source: source.clone(),
         }
+    }
+
+    /// The same, without refusing the document for it.
+    pub(crate) fn as_warning(&self) -> Self {
+        Self { severity: Severity::Warning, ..self.clone() }
     }
 
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {

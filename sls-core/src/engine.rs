@@ -10,6 +10,8 @@ use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, Permission, 
 use crate::alert::{Alert, AlertContext, Finding, build_alert};
 use crate::evaluate::{Decision, Matcher, TreeMatcher};
 use crate::event::{Event, EventKind};
+use crate::explain::{Explanation, explain};
+use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
 use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan, PlanContext};
 use crate::plugin::{Confirmation, Execution, Responder};
 use crate::policy::{Policy, PolicySet};
@@ -47,6 +49,7 @@ pub struct EngineBuilder {
     host: Host,
     dry_run: bool,
     process_limit: usize,
+    changed_file_limit: usize,
 }
 
 impl EngineBuilder {
@@ -85,12 +88,21 @@ impl EngineBuilder {
         self
     }
 
+    /// The most entries about changed files that the engine remembers for `newFileExec` policies; a file has up to two.
+    /// Default [`DEFAULT_CHANGED_FILE_LIMIT`].
+    #[must_use]
+    pub fn changed_file_limit(mut self, limit: usize) -> Self {
+        self.changed_file_limit = limit;
+        self
+    }
+
     /// The engine.
     #[must_use]
     pub fn build(self) -> Engine {
         let matcher = (self.factory)(self.policies.clone());
         Engine {
             context: AlertContext::new(self.host, self.policies.hash()),
+            history: History::new(&self.policies, self.changed_file_limit),
             policies: self.policies,
             planner: self.planner,
             factory: self.factory,
@@ -125,6 +137,11 @@ pub struct EngineStats {
     pub detections: u64,
     /// Actions handed to the responder.
     pub actions: u64,
+    /// Times that a policy matched and did not respond for what happened before: crashes that it tolerates, files that
+    /// were just reported.
+    pub held: u64,
+    /// Changed files and crashing programs that were forgotten while they still counted, for want of room.
+    pub forgotten: u64,
 }
 
 /// Takes events, decides, acts, and makes alerts. One thread owns it; nothing in it locks.
@@ -156,6 +173,7 @@ pub struct Engine {
     factory: MatcherFactory,
     matcher: Box<dyn Matcher>,
     processes: ProcessTable,
+    history: History,
     dry_run: bool,
     /// Events lost since the last alert, by kind.
     lost: [u64; EventKind::ALL.len()],
@@ -168,9 +186,22 @@ pub struct Engine {
 struct Detection {
     policy: Arc<Policy>,
     rule: Arc<str>,
+    certain: bool,
     uncertain: FieldSet,
+    /// Whether a renamed or linked file was looked at under its new name.
+    new_name: bool,
     plan: Plan,
     executions: Vec<Execution>,
+}
+
+impl Detection {
+    /// Takes the place of the decision that was acted upon by one for certain.
+    fn settle(&mut self, event: &Event, decision: Decision<'_>) {
+        self.rule = decision.rule.text.clone();
+        self.certain = decision.certain;
+        self.uncertain = decision.uncertain;
+        self.new_name = event.is_under_new_name();
+    }
 }
 
 impl Engine {
@@ -184,6 +215,7 @@ impl Engine {
             host: Host::default(),
             dry_run: false,
             process_limit: DEFAULT_PROCESS_LIMIT,
+            changed_file_limit: DEFAULT_CHANGED_FILE_LIMIT,
         }
     }
 
@@ -196,21 +228,47 @@ impl Engine {
         self.stats.events += 1;
         self.stats.lost += event.lost;
         self.lost[event.kind as usize] += event.lost;
-        self.processes.enrich(event);
-        let Self { matcher, planner, detections, dry_run, stats, .. } = self;
-        matcher.decide(event, &mut |decision| {
-            detections.extend(respond(&**planner, event, decision, *dry_run, responder));
-            stats.detections += 1;
+        self.enrich(event);
+        let Self { matcher, planner, detections, dry_run, stats, history, .. } = self;
+        event.each_name(|event| {
+            matcher.decide(event, &mut |decision| {
+                // What was found under a file's other name stands, unless this is certain and that was not.
+                let before = detections.iter().position(|done| Arc::ptr_eq(&done.policy, decision.policy));
+                if before.is_some_and(|at| detections[at].certain || !decision.certain) {
+                    return;
+                }
+                if history.admit(event, &decision) != Verdict::Responds {
+                    stats.held += 1;
+                    return;
+                }
+                match before {
+                    // It acted in doubt, and need not act again.
+                    Some(at) if !detections[at].executions.is_empty() => detections[at].settle(event, decision),
+                    Some(at) => {
+                        if let Some(detection) = respond(&**planner, event, decision, *dry_run, responder) {
+                            detections[at] = detection;
+                        }
+                    }
+                    None => {
+                        let before = detections.len();
+                        detections.extend(respond(&**planner, event, decision, *dry_run, responder));
+                        stats.detections += (detections.len() - before) as u64;
+                    }
+                }
+            });
         });
-        self.processes.observe(event);
+        // Under its two names a file's policies respond out of order.
+        detections.sort_unstable_by_key(|detection| detection.policy.index);
+        self.observe(event);
         for detection in self.detections.drain(..) {
             self.stats.actions += detection.executions.len() as u64;
-            let Detection { policy, rule, uncertain, plan, executions } = detection;
+            let Detection { policy, rule, uncertain, new_name, plan, executions, .. } = detection;
             let finding = Finding {
                 event,
                 policy: &policy,
                 rule: &rule,
                 uncertain,
+                new_name,
                 message_type: plan.report,
                 // Losses are told once, in an alert that somebody gets to see.
                 lost_events: plan.report.map_or(0, |_| std::mem::take(&mut self.lost[event.kind as usize])),
@@ -220,9 +278,37 @@ impl Engine {
         }
     }
 
-    /// Replaces the policies, for the next event on. The processes and their alert groups stay known.
+    /// What [`Engine::process`] would decide about the event, and why: one explanation for each enabled policy whose type
+    /// the event raises, whether it matches or not. It enriches and remembers the event as `process` does, but acts on
+    /// nothing, makes no alert and counts nothing. So an event is given to either of both, not to one after the other.
+    ///
+    /// ```
+    /// use sls_core::{Engine, Event, EventKind, Field, PolicySet};
+    ///
+    /// let policies = PolicySet::from_yaml("p.yaml",
+    ///     "No wget:\n  policy: program\n  rules: ['match programName == \"*/wget\" and uid == 0', default ignore]\n")?;
+    /// let mut event = Event::new(EventKind::Exec);
+    /// event.set_text(Field::ProgramName, b"/usr/bin/wget").set_number(Field::Uid, 1000);
+    /// let explanation = Engine::builder(policies).build().explain(&mut event).remove(0);
+    /// assert_eq!(explanation.outcome, "ignore");
+    /// assert_eq!(explanation.rules[0].tests[0].value, "true");
+    /// assert_eq!(explanation.rules[0].tests[1].found, "1000");
+    /// # Ok::<(), sls_core::Diagnostics>(())
+    /// ```
+    pub fn explain(&mut self, event: &mut Event) -> Vec<Explanation> {
+        self.enrich(event);
+        let explanations = explain(&self.policies, event, &*self.planner, self.dry_run, &mut self.history);
+        self.observe(event);
+        explanations
+    }
+
+    /// Replaces the policies, for the next event on. The processes and their alert groups stay known, and so does what
+    /// policies of the same name have counted and what domain names resolved to.
     pub fn reload(&mut self, policies: impl Into<Arc<PolicySet>>) {
-        self.policies = policies.into();
+        let policies = policies.into();
+        policies.adopt_addresses(&self.policies);
+        self.history.reload(&self.policies, &policies);
+        self.policies = policies;
         self.matcher = (self.factory)(self.policies.clone());
         self.context.next_generation(self.policies.hash());
     }
@@ -254,7 +340,17 @@ impl Engine {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        self.stats
+        EngineStats { forgotten: self.history.forgotten(), ..self.stats }
+    }
+
+    fn enrich(&self, event: &mut Event) {
+        self.processes.enrich(event);
+        self.history.enrich(event);
+    }
+
+    fn observe(&mut self, event: &Event) {
+        self.processes.observe(event);
+        self.history.observe(event);
     }
 }
 
@@ -295,7 +391,9 @@ fn respond(
     Some(Detection {
         policy: decision.policy.clone(),
         rule: decision.rule.text.clone(),
+        certain: decision.certain,
         uncertain: decision.uncertain,
+        new_name: event.is_under_new_name(),
         plan,
         executions,
     })

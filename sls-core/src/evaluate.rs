@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use crate::event::{Event, EventKind, Value};
+use crate::event::{Event, Value};
 use crate::list::any;
 use crate::pattern::Known;
-use crate::policy::{Policy, PolicySet, PolicyType};
+use crate::policy::{Policy, PolicySet};
 use crate::rule::{Comparison, Condition, Rule, Test};
 use crate::schema::{Field, FieldKind, FieldSet};
 use crate::syntax::RuleVerdict;
@@ -14,7 +14,8 @@ use crate::truth::Truth;
 
 /// Decides which policies respond to an event. It holds no state and no lock; one matcher may serve many threads.
 pub trait Matcher: std::fmt::Debug + Send + Sync {
-    /// Calls `decided` for each enabled policy that `event` matches or leaves undecided, in document order.
+    /// Calls `decided` for each enabled policy that `event` matches or leaves undecided, in document order. A rename or
+    /// link has to be shown under both its names ([`Event::each_name`]), as the engine does.
     fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>));
 }
 
@@ -62,35 +63,13 @@ impl TreeMatcher {
 
 impl Matcher for TreeMatcher {
     fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
-        for policy in self.policies.active().filter(|policy| raises(policy.policy_type, event.kind)) {
-            let outcome = outcome(policy, event);
+        for policy in self.policies.active() {
+            let Some(outcome) = outcome(policy, event) else { continue };
             if outcome.is_response() {
                 let rule = &policy.rules[outcome.rule];
                 decided(Decision { policy, rule, certain: outcome.certain, uncertain: outcome.uncertain });
             }
         }
-    }
-}
-
-/// Whether events of `kind` raise policies of type `policy_type`.
-#[must_use]
-pub fn raises(policy_type: PolicyType, kind: EventKind) -> bool {
-    use EventKind as E;
-    use PolicyType as P;
-    match policy_type {
-        P::Program | P::NewFileExec | P::InteractiveShell => kind == E::Exec,
-        P::File | P::FileMonitor | P::Chmod => kind == E::File,
-        P::Connect => kind == E::Connect,
-        P::NetworkService => matches!(kind, E::Accept | E::Listen),
-        P::Ptrace => kind == E::Ptrace,
-        P::MemoryProtection => kind == E::Memory,
-        P::Segfault => kind == E::Crash,
-        P::PrivilegeEscalation => kind == E::Credentials,
-        P::KernelModule => kind == E::Module,
-        P::Userfaultfd => kind == E::Userfaultfd,
-        P::Container => kind == E::Container,
-        P::Selinux | P::KernelPayload | P::SmepSmap => kind == E::Security,
-        P::Kprobe | P::Uprobe => false,
     }
 }
 
@@ -119,9 +98,26 @@ impl Outcome {
     }
 }
 
+/// What the policy makes of the event; none if the event does not raise it. An event of which that is not known is
+/// undecided, unless the rules ignore it.
+pub(crate) fn outcome(policy: &Policy, event: &Event) -> Option<Outcome> {
+    let mut uncertain = FieldSet::EMPTY;
+    let raised = policy.trigger(event, &mut uncertain);
+    if raised == Truth::False {
+        return None;
+    }
+    let outcome = outcome_of_rules(policy, event);
+    Some(match raised {
+        Truth::Unknown if outcome.is_response() => {
+            Outcome { certain: false, uncertain: uncertain.union(outcome.uncertain), ..outcome }
+        }
+        _ => outcome,
+    })
+}
+
 /// Runs the rules from the top. The first that is true decides. A rule that stays unknown decides nothing; if it would
 /// have given another verdict than the rule that decides, the event is undecided.
-pub(crate) fn outcome(policy: &Policy, event: &Event) -> Outcome {
+fn outcome_of_rules(policy: &Policy, event: &Event) -> Outcome {
     // The first rule in doubt for each verdict, and the fields in doubt of all.
     let mut doubts: [Option<usize>; 2] = [None, None];
     let mut uncertain = FieldSet::EMPTY;
@@ -178,7 +174,12 @@ pub(crate) fn evaluate(condition: &Condition, event: &Event, unknown: &mut Field
 
 /// The value of one test.
 pub(crate) fn evaluate_test(test: &Test, event: &Event) -> Truth {
-    let value = match event.value(test.field) {
+    evaluate_value(test, event.value(test.field))
+}
+
+/// The value of one test for a value of its field.
+pub(crate) fn evaluate_value(test: &Test, value: Value<'_>) -> Truth {
+    let value = match value {
         Value::Unknown => return Truth::Unknown,
         // A text without a value is empty. Nothing else without a value passes any test, turned round or not.
         Value::Absent => match test.field.kind() {

@@ -68,6 +68,7 @@ kinds! {
     Userfaultfd "userfaultfd" "USERFAULTFD_EVENT" "A userfaultfd was created.";
     Container "container" "CONTAINER_EVENT" "A container started or stopped.";
     Security "security" "SECURITY_EVENT" "A protection was switched off.";
+    Probe "probe" "PROBE_EVENT" "A probe that the user defined was hit.";
 }
 
 impl EventKind {
@@ -113,6 +114,9 @@ pub enum Value<'a> {
         truncated: bool,
     },
 }
+
+/// The most texts of a many-valued field that are not ancestors.
+pub const MAX_ITEMS: usize = 256;
 
 /// The texts of a many-valued field. Items are separated by NUL, which no path holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +191,7 @@ pub struct Event {
     slots: [Slot; SCHEMA.len()],
     arena: Vec<u8>,
     argument_ends: Vec<u32>,
+    under_new_name: bool,
 }
 
 impl Event {
@@ -212,6 +217,7 @@ impl Event {
             slots: [Slot::Empty; SCHEMA.len()],
             arena: Vec::new(),
             argument_ends: Vec::new(),
+            under_new_name: false,
         }
     }
 
@@ -234,6 +240,7 @@ impl Event {
         self.unknown = FieldSet::EMPTY;
         self.arena.clear();
         self.argument_ends.clear();
+        self.under_new_name = false;
     }
 
     /// The value of `field`.
@@ -371,24 +378,78 @@ impl Event {
     /// Sets `ancestorProgramName` (and with it `lineage`), nearest ancestor first. At most [`MAX_ANCESTORS`] are kept;
     /// more mark the field truncated.
     pub fn set_ancestors<'p>(&mut self, programs: impl IntoIterator<Item = &'p [u8]>) -> &mut Self {
+        self.set_items(Field::AncestorProgramName, programs, MAX_ANCESTORS)
+    }
+
+    /// Sets a many-valued field. At most [`MAX_ITEMS`] texts are kept (of ancestors [`MAX_ANCESTORS`]); more mark the
+    /// field truncated. Texts for a field with one value mark the field unknown.
+    pub fn set_texts<'p>(&mut self, field: Field, texts: impl IntoIterator<Item = &'p [u8]>) -> &mut Self {
+        let ancestors = canonical(field) == Field::AncestorProgramName;
+        self.set_items(field, texts, if ancestors { MAX_ANCESTORS } else { MAX_ITEMS })
+    }
+
+    fn set_items<'p>(&mut self, field: Field, texts: impl IntoIterator<Item = &'p [u8]>, limit: usize) -> &mut Self {
         let mut cut = false;
         let slot = self.append(|arena| {
-            for (index, program) in programs.into_iter().enumerate() {
-                if index == MAX_ANCESTORS {
+            for (index, text) in texts.into_iter().enumerate() {
+                if index == limit {
                     cut = true;
                     break;
                 }
                 if index > 0 {
                     arena.push(0);
                 }
-                arena.extend(program.iter().filter(|byte| **byte != 0));
+                arena.extend(text.iter().filter(|byte| **byte != 0));
             }
         });
-        self.set(Field::AncestorProgramName, slot, true);
+        self.set(field, slot, field.spec().many);
         if cut {
-            self.mark_truncated(Field::AncestorProgramName);
+            self.mark_truncated(field);
         }
         self
+    }
+
+    /// Calls `look` with the event as policies have to see it: once, or for a rename or link twice. Then `filePath` is
+    /// first the new name and afterwards the old one, so that a rule on `filePath` holds whichever way a file comes to
+    /// its name; `newFilePath` is the new name both times. [`Event::is_under_new_name`] tells which.
+    pub fn each_name(&mut self, mut look: impl FnMut(&Self)) {
+        if self.kind == EventKind::File && self.value(Field::NewFilePath) != Value::Absent {
+            let old_name = self.state(Field::FilePath);
+            self.set_state(Field::FilePath, self.state(Field::NewFilePath));
+            self.under_new_name = true;
+            look(self);
+            self.set_state(Field::FilePath, old_name);
+            self.under_new_name = false;
+        }
+        look(self);
+    }
+
+    /// Whether `filePath` is the new name of a rename or link just now.
+    #[must_use]
+    pub fn is_under_new_name(&self) -> bool {
+        self.under_new_name
+    }
+
+    /// A field's value and what is known of it.
+    fn state(&self, field: Field) -> (Slot, [bool; 3]) {
+        let sets = [self.present, self.truncated, self.unknown];
+        (self.slots[field as usize], sets.map(|set| set.contains(field)))
+    }
+
+    fn set_state(&mut self, field: Field, (slot, members): (Slot, [bool; 3])) {
+        self.slots[field as usize] = slot;
+        for (set, member) in [&mut self.present, &mut self.truncated, &mut self.unknown].into_iter().zip(members) {
+            set.assign(field, member);
+        }
+    }
+
+    /// Gives `to` the text of `from`, without copying it.
+    pub(crate) fn copy_text(&mut self, from: Field, to: Field) {
+        if self.present.contains(from) && !self.unknown.contains(from) {
+            let truncated = self.truncated.contains(from);
+            self.set(to, self.slots[from as usize], true);
+            self.truncated.assign(to, truncated);
+        }
     }
 
     /// Says that the value just set is only a part.

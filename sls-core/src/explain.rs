@@ -1,15 +1,19 @@
 //! Why a policy decided as it did: the value of every test, the rule that decided, the plan and the guards.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use crate::action::Permission;
+use crate::action::{Permission, PlannedAction};
 use crate::bytes::display;
-use crate::evaluate::{Decision, Outcome, evaluate, evaluate_test, outcome, raises};
+use crate::evaluate::{Decision, Outcome, evaluate, evaluate_test, outcome};
 use crate::event::{Event, Value};
-use crate::planner::{ActionPlanner, Plan, PlanContext};
+use crate::history::{History, Verdict};
+use crate::planner::{ActionPlanner, PlanContext};
 use crate::policy::{Policy, PolicySet};
 use crate::rule::{Condition, Test};
 use crate::schema::{Field, FieldSet};
+use crate::trigger::raises;
 
 /// Why one policy did what it did about one event.
 #[derive(Clone, Debug, Serialize)]
@@ -18,9 +22,13 @@ use crate::schema::{Field, FieldSet};
 pub struct Explanation {
     /// The policy's name.
     pub policy: String,
-    /// `match`, `ignore` or `undecided`.
+    /// `match`, `undecided`, `ignore`; `held` if the policy would respond but for what happened before; `not raised` if
+    /// the event is of the right kind but not what the policy type is about.
     pub outcome: &'static str,
-    /// The rule that decided, or the first that could not be decided.
+    /// Why it is held or not raised, or under which of its names a file was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The rule that decided, or the first that could not be decided; empty if the policy is not raised.
     pub rule: String,
     /// The fields that were in doubt.
     pub uncertain: Vec<&'static str>,
@@ -30,6 +38,14 @@ pub struct Explanation {
     pub report: Option<&'static str>,
     /// The plan, as guarded.
     pub plan: Vec<ActionExplanation>,
+}
+
+impl Explanation {
+    /// Whether the policy responds: it reports, or plans an action.
+    #[must_use]
+    pub fn is_response(&self) -> bool {
+        self.report.is_some() || !self.plan.is_empty()
+    }
 }
 
 /// The value of one rule.
@@ -72,60 +88,115 @@ pub struct ActionExplanation {
     pub guard: Option<String>,
 }
 
-/// Explains what each enabled policy makes of `event`: all whose type the event raises, whether they match or not.
-///
-/// ```
-/// use sls_core::{Event, EventKind, Field, GuardedPlanner, PolicySet, explain};
-///
-/// let policies = PolicySet::from_yaml("p.yaml",
-///     "No wget:\n  policy: program\n  rules: ['match programName == \"*/wget\" and uid == 0', default ignore]\n")?;
-/// let mut event = Event::new(EventKind::Exec);
-/// event.set_text(Field::ProgramName, b"/usr/bin/wget").set_number(Field::Uid, 1000);
-/// let explanation = explain(&policies, &event, &GuardedPlanner::default(), false).remove(0);
-/// assert_eq!(explanation.outcome, "ignore");
-/// assert_eq!(explanation.rules[0].tests[0].value, "true");
-/// assert_eq!(explanation.rules[0].tests[1].found, "1000");
-/// # Ok::<(), sls_core::Diagnostics>(())
-/// ```
-#[must_use]
-pub fn explain(policies: &PolicySet, event: &Event, planner: &dyn ActionPlanner, dry_run: bool) -> Vec<Explanation> {
-    policies
-        .active()
-        .filter(|policy| raises(policy.policy_type, event.kind))
-        .map(|policy| {
-            let outcome = outcome(policy, event);
-            let rule = &policy.rules[outcome.rule];
-            let decision = Decision { policy, rule, certain: outcome.certain, uncertain: outcome.uncertain };
-            let plan = if outcome.is_response() {
-                planner.plan(&PlanContext { event, decision, dry_run })
-            } else {
-                Plan::default()
-            };
-            Explanation {
-                policy: policy.name.to_string(),
-                outcome: outcome_name(&outcome),
-                rule: rule.text.to_string(),
-                uncertain: outcome.uncertain.iter().map(Field::name).collect(),
-                rules: rules(policy, event),
-                report: plan.report.map(|message_type| message_type.name()),
-                plan: plan
-                    .actions()
-                    .map(|planned| {
-                        let (permission, guard) = match planned.permission {
-                            Permission::Granted => ("granted", None),
-                            Permission::DryRun => ("dry run", None),
-                            Permission::Refused(refusal) => ("refused", Some(refusal.to_string())),
-                        };
-                        ActionExplanation { action: planned.action.token(), permission, guard }
-                    })
-                    .collect(),
+/// Explains what each enabled policy makes of an enriched event.
+pub(crate) fn explain(
+    policies: &PolicySet,
+    event: &mut Event,
+    planner: &dyn ActionPlanner,
+    dry_run: bool,
+    history: &mut History,
+) -> Vec<Explanation> {
+    let mut explanations: Vec<Explanation> = Vec::new();
+    let mut looks = 0;
+    event.each_name(|event| {
+        looks += 1;
+        let mut before = explanations.iter_mut();
+        let mut added = Vec::new();
+        for policy in policies.active().filter(|policy| raises(policy.policy_type, event.kind)) {
+            let previous = before.next();
+            // As the engine does, it asks again only for more certainty.
+            let certain = || outcome(policy, event).is_some_and(|outcome| outcome.certain && outcome.is_response());
+            match previous.as_ref().map(|previous| previous.outcome) {
+                Some(MATCH) => continue,
+                Some(UNDECIDED) if !certain() => continue,
+                _ => {}
             }
-        })
-        .collect()
+            let explanation = explain_policy(policy, event, planner, dry_run, history);
+            match previous {
+                // Under which name more is to be said.
+                Some(previous) if rank(&explanation) > rank(previous) => *previous = explanation,
+                Some(_) => {}
+                None => added.push(explanation),
+            }
+        }
+        explanations.append(&mut added);
+    });
+    explanations
+}
+
+const MATCH: &str = "match";
+const UNDECIDED: &str = "undecided";
+
+fn rank(explanation: &Explanation) -> u8 {
+    match explanation.outcome {
+        MATCH => 4,
+        UNDECIDED => 3,
+        "held" => 2,
+        "ignore" => 1,
+        _ => 0,
+    }
+}
+
+fn explain_policy(
+    policy: &Arc<Policy>,
+    event: &Event,
+    planner: &dyn ActionPlanner,
+    dry_run: bool,
+    history: &mut History,
+) -> Explanation {
+    let mut explanation = Explanation {
+        policy: policy.name.to_string(),
+        outcome: "not raised",
+        note: None,
+        rule: String::new(),
+        uncertain: Vec::new(),
+        rules: Vec::new(),
+        report: None,
+        plan: Vec::new(),
+    };
+    let Some(outcome) = outcome(policy, event) else {
+        explanation.note = Some(format!("the policy is raised when {}", policy.policy_type.meaning()));
+        return explanation;
+    };
+    let rule = &policy.rules[outcome.rule];
+    explanation.outcome = outcome_name(&outcome);
+    explanation.rule = rule.text.to_string();
+    explanation.uncertain = outcome.uncertain.iter().map(Field::name).collect();
+    explanation.rules = rules(policy, event);
+    if event.is_under_new_name() {
+        explanation.note = Some("`filePath` is the new name".to_owned());
+    }
+    if !outcome.is_response() {
+        return explanation;
+    }
+    let decision = Decision { policy, rule, certain: outcome.certain, uncertain: outcome.uncertain };
+    let held = match history.admit(event, &decision) {
+        Verdict::Responds => None,
+        Verdict::Tolerated(crashes) => Some(format!("{crashes} crashes of the program are tolerated")),
+        Verdict::Reported(ago) => Some(format!("the file was reported {} s ago", ago.as_secs())),
+    };
+    if held.is_some() {
+        explanation.outcome = "held";
+        explanation.note = held;
+        return explanation;
+    }
+    let plan = planner.plan(&PlanContext { event, decision, dry_run });
+    explanation.report = plan.report.map(|message_type| message_type.name());
+    explanation.plan = plan.actions().map(explain_action).collect();
+    explanation
+}
+
+fn explain_action(planned: &PlannedAction) -> ActionExplanation {
+    let (permission, guard) = match planned.permission {
+        Permission::Granted => ("granted", None),
+        Permission::DryRun => ("dry run", None),
+        Permission::Refused(refusal) => ("refused", Some(refusal.to_string())),
+    };
+    ActionExplanation { action: planned.action.token(), permission, guard }
 }
 
 fn outcome_name(outcome: &Outcome) -> &'static str {
-    if outcome.certain { outcome.verdict.name() } else { "undecided" }
+    if outcome.certain { outcome.verdict.name() } else { UNDECIDED }
 }
 
 fn rules(policy: &Policy, event: &Event) -> Vec<RuleExplanation> {

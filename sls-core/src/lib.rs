@@ -14,40 +14,50 @@ mod event;
 mod event_json;
 mod explain;
 mod guard;
+mod history;
+#[cfg(feature = "json-schema")]
+mod json_schema;
+mod keys;
 mod limits;
+mod lint;
 mod list;
 mod loader;
 mod pattern;
 mod planner;
 mod plugin;
 mod policy;
+mod policy_test;
 mod process_table;
 mod rule;
 mod schema;
 mod syntax;
+mod trigger;
 mod truth;
 
 pub use action::{
     Action, ActionOutcome, ActionResult, ActionSet, Permission, PlannedAction, Refusal, Target, TargetType, Tier,
 };
 pub use alert::{
-    Alert, Location, MAX_ALERT_LINEAGE, MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT, MessageFields, NOT_AVAILABLE,
-    Notification, ProcessInfo, Scope,
+    Alert, FileInfo, Location, MAX_ALERT_LINEAGE, MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT, MessageFields, NOT_AVAILABLE,
+    NetworkInfo, Notification, ProcessInfo, Scope,
 };
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
-pub use evaluate::{Decision, Matcher, TreeMatcher, raises};
-pub use event::{Event, EventKind, Items, MAX_ANCESTORS, ProcessKey, Value};
+pub use evaluate::{Decision, Matcher, TreeMatcher};
+pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
 pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, UnknownKeys};
-pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation, explain};
+pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation};
 pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
+pub use history::{DEFAULT_CHANGED_FILE_LIMIT, MAX_CRASHING_PROGRAMS, MAX_REPORTED_FILES};
+pub use keys::{KeyKind, KeySpec, LIST_KEYS, OVERRIDE_KEYS, POLICY_KEYS};
 pub use limits::Limits;
-pub use list::{List, ListType};
+pub use list::{HostName, List, ListType, MAX_HOST_ADDRESSES};
 pub use loader::PolicyLoader;
 pub use planner::{ActionPlanner, GuardedPlanner, MAX_ACTIONS, MessageType, Plan, PlanContext};
 pub use plugin::{AlertSink, BoxError, Confirmation, EventSource, Execution, Responder, SourceStatus};
 pub use policy::{Confidence, OnUnknown, Policy, PolicySet, PolicyType, Priority};
+pub use policy_test::{Difference, Mismatch, PolicyTests, TestOutcome};
 pub use process_table::{
     DEFAULT_PROCESS_LIMIT, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, ProcessRecord, ProcessTable,
     SPARE_STORED_TEXT,
@@ -57,5 +67,6 @@ pub use schema::{Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
 pub use syntax::{
     Expr, Ident, Literal, LiteralValue, Operand, Operator, RuleSyntax, RuleVerdict, SyntaxError, TestSyntax, parse_rule,
 };
+pub use trigger::{TypeOptions, raises};
 pub use truth::Truth;
 pub use uuid::Uuid;

@@ -32,6 +32,8 @@ pub struct Limits {
     pub regex_bytes: usize,
     /// Bytes of all compiled regular expressions together, each rounded up. Default 64 MiB.
     pub regex_total_bytes: usize,
+    /// Events of a file of policy tests. Default 10,000.
+    pub test_events: usize,
     /// Findings that are reported of one load; one more then says that others follow. Default 100.
     pub diagnostics: usize,
 }
@@ -49,6 +51,7 @@ impl Default for Limits {
             list_entries: 200_000,
             regex_bytes: 1 << 20,
             regex_total_bytes: 64 << 20,
+            test_events: 10_000,
             diagnostics: 100,
         }
     }
@@ -73,6 +76,7 @@ mod tests {
             ("list_entries", limits.list_entries),
             ("regex_bytes", limits.regex_bytes),
             ("regex_total_bytes", limits.regex_total_bytes),
+            ("test_events", limits.test_events),
             ("diagnostics", limits.diagnostics),
         ];
         let source = include_str!("limits.rs").split_once("impl Default").unwrap().0;

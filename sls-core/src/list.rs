@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
+use crate::bytes::file_name;
 use crate::event::Items;
 use crate::pattern::{Known, Pattern};
 use crate::policy::names;
@@ -16,7 +19,7 @@ names! {
     pub enum ListType {
         Names "names" "strings; * is a wildcard",
         Paths "paths" "paths; * anywhere, and it crosses /",
-        Hosts "hosts" "CIDR blocks or addresses",
+        Hosts "hosts" "CIDR blocks, addresses, or domain names",
         Numbers "numbers" "integers and a-b ranges",
         Lineage "lineage" "sequences of program names, nearest ancestor last",
     }
@@ -55,10 +58,15 @@ impl List {
     pub fn len(&self) -> usize {
         match &self.entries {
             Entries::Patterns(entries) => entries.len(),
-            Entries::Hosts(entries) => entries.len(),
+            Entries::Hosts(hosts) => hosts.networks.len() + hosts.names.len(),
             Entries::Numbers(entries) => entries.len(),
             Entries::Lineages(entries) => entries.len(),
         }
+    }
+
+    /// Whether an entry equals the whole path.
+    pub(crate) fn names_path(&self, path: &str) -> bool {
+        self.entries.contains_text(path.as_bytes(), Known::Whole, false) == Truth::True
     }
 
     /// Whether it has none.
@@ -71,7 +79,7 @@ impl List {
 #[derive(Clone, Debug)]
 pub(crate) enum Entries {
     Patterns(Vec<Pattern>),
-    Hosts(Vec<IpNet>),
+    Hosts(Hosts),
     /// Inclusive ranges.
     Numbers(Vec<(u64, u64)>),
     Lineages(Vec<Lineage>),
@@ -102,7 +110,7 @@ impl Entries {
 
     pub(crate) fn contains_host(&self, value: IpAddr) -> Truth {
         match self {
-            Self::Hosts(networks) => networks.iter().any(|network| network.contains(&value)).into(),
+            Self::Hosts(hosts) => hosts.contains(value).into(),
             _ => Truth::False,
         }
     }
@@ -113,6 +121,85 @@ impl Entries {
             _ => Truth::False,
         }
     }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hosts {
+    pub(crate) networks: Vec<IpNet>,
+    pub(crate) names: Vec<Arc<HostName>>,
+}
+
+impl Hosts {
+    fn contains(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(&address))
+            || self.names.iter().any(|name| name.addresses.load().contains(&address))
+    }
+}
+
+/// The most addresses that a domain name of a list stands for.
+pub const MAX_HOST_ADDRESSES: usize = 256;
+
+/// A domain name in a list of hosts. Whoever runs the policies resolves it and says to what; until then, and where it
+/// does not resolve, it stands for no address: were it unknown instead, one dead name would leave every connection
+/// undecided.
+///
+/// ```
+/// use sls_core::PolicySet;
+///
+/// let policies = PolicySet::from_yaml("p.yaml", "Update servers: {type: hosts, resolveEvery: 60, list: [deb.debian.org]}")?;
+/// let name = policies.host_names().next().unwrap();
+/// assert_eq!((name.name(), name.resolve_every().as_secs()), ("deb.debian.org", 60));
+/// name.set_addresses(["199.232.150.132".parse().unwrap()]);
+/// # Ok::<(), sls_core::Diagnostics>(())
+/// ```
+#[derive(Debug)]
+pub struct HostName {
+    name: String,
+    resolve_every: Duration,
+    addresses: ArcSwap<Vec<IpAddr>>,
+}
+
+impl HostName {
+    pub(crate) fn new(name: String, resolve_every: Duration) -> Self {
+        Self { name, resolve_every, addresses: ArcSwap::default() }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How long its addresses are good for.
+    #[must_use]
+    pub fn resolve_every(&self) -> Duration {
+        self.resolve_every
+    }
+
+    /// Replaces its addresses, of which the first [`MAX_HOST_ADDRESSES`] are taken. Matchers that run in other threads
+    /// see the old or the new ones, and wait for nothing.
+    pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.addresses.store(Arc::new(addresses.into_iter().take(MAX_HOST_ADDRESSES).collect()));
+    }
+
+    /// The addresses that it stands for.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses.load().to_vec()
+    }
+}
+
+/// Whether it is a domain name of RFC 1123 that cannot be taken for a mistyped address.
+pub(crate) fn is_domain_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let top = name.rsplit('.').next().unwrap_or(name);
+    name.len() <= 253 && name.split('.').all(label) && top.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 /// The disjunction of `test` over `items`.
@@ -152,10 +239,7 @@ impl Lineage {
 
 /// Whether a lineage entry names an executable: by its path if the entry has a slash, else by its last component.
 fn names_program(program: &Pattern, path: &[u8]) -> bool {
-    let value = match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) if !program.has_slash() => &path[slash + 1..],
-        _ => path,
-    };
+    let value = if program.has_slash() { path } else { file_name(path) };
     program.matches(value, Known::Whole, false) == Truth::True
 }
 
@@ -171,6 +255,28 @@ mod tests {
         let Value::Many { items, .. } = event.value(Field::Lineage) else { panic!("not many") };
         let entries = entries.iter().map(|entry| Pattern::new(entry)).collect();
         Entries::Lineages(vec![Lineage(entries)]).contains_lineage(items, truncated)
+    }
+
+    #[test]
+    fn domain_names_are_no_mistyped_addresses() {
+        for name in ["localhost", "deb.debian.org", "a-b.example.", "xn--bcher-kva.example", "1and1.com", "_x.y"] {
+            assert!(is_domain_name(name), "{name}");
+        }
+        let long = format!("{}.example", "x".repeat(64));
+        for name in ["", ".", "10.0.0.300", "10.0.0.0/33", "a..b", "-a.b", "*.example", "a b", "::1::", &long] {
+            assert!(!is_domain_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_contain_what_they_resolve_to() {
+        let name = Arc::new(HostName::new("localhost".to_owned(), Duration::from_secs(60)));
+        let entries = Entries::Hosts(Hosts { networks: Vec::new(), names: vec![name.clone()] });
+        let address: IpAddr = "127.0.0.1".parse().unwrap();
+        assert_eq!(entries.contains_host(address), Truth::False);
+        name.set_addresses(std::iter::repeat_n(address, MAX_HOST_ADDRESSES + 1));
+        assert_eq!(entries.contains_host(address), Truth::True);
+        assert_eq!(name.addresses().len(), MAX_HOST_ADDRESSES);
     }
 
     #[test]

@@ -1,21 +1,24 @@
 //! Documents in, a checked [`PolicySet`] or diagnostics out. Loading is all or nothing.
 
 mod decode;
-mod object;
-mod yaml;
+mod effective;
+mod extend;
+pub(crate) mod object;
+pub(crate) mod yaml;
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use saphyr_parser::ScalarStyle;
 use sha2::{Digest, Sha256};
 
 use self::decode::{PolicyContext, decode_list, decode_policy};
-use self::yaml::{Entry, Node, Yaml};
+use self::yaml::Place;
+pub(crate) use self::yaml::{Entry, Node, Yaml};
 use crate::capabilities::Capabilities;
-use crate::diagnostic::{Code, Diagnostic, Diagnostics, SourceText, Span};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::limits::Limits;
+use crate::lint::{LinkResolver, Lint, Source};
 use crate::policy::PolicySet;
 
 /// Loads policy documents as layers: a later one may override attributes of what an earlier one defines.
@@ -34,7 +37,15 @@ use crate::policy::PolicySet;
 pub struct PolicyLoader {
     limits: Limits,
     capabilities: Capabilities,
-    documents: Vec<(String, Vec<u8>)>,
+    documents: Vec<Document>,
+    links: Option<LinkResolver>,
+}
+
+#[derive(Clone, Debug)]
+struct Document {
+    name: String,
+    bytes: Vec<u8>,
+    content: bool,
 }
 
 impl PolicyLoader {
@@ -58,28 +69,50 @@ impl PolicyLoader {
         self
     }
 
-    /// Adds a document as the next layer. The name appears in diagnostics only.
+    /// Lets the loader warn of paths that lead through a symbolic link. Given a path, `resolve` returns where it really leads,
+    /// if it can tell. It is asked at most 1,000 times in a load; by default nothing is asked, for this crate does no I/O.
     #[must_use]
-    pub fn document(mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        self.documents.push((name.into(), bytes.into()));
+    pub fn resolve_links(mut self, resolve: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.links = Some(LinkResolver(Arc::new(resolve)));
         self
     }
 
-    /// Checks everything and returns the effective policies.
+    /// Adds a document as the next layer. The name appears in diagnostics only.
+    #[must_use]
+    pub fn document(mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        self.documents.push(Document { name: name.into(), bytes: bytes.into(), content: false });
+        self
+    }
+
+    /// Adds a document of detections that were written for any sensor, as the next layer: a policy of it that needs more
+    /// than this sensor can see and do is left out, which [`PolicySet::left_out`] tells, where in another document it would
+    /// be an error.
+    #[must_use]
+    pub fn content(mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        self.documents.push(Document { name: name.into(), bytes: bytes.into(), content: true });
+        self
+    }
+
+    /// Checks everything and returns the effective policies, with [warnings](PolicySet::warnings) of what is probably not
+    /// meant.
     ///
     /// # Errors
     /// Every finding that could be made, if there is an error among them.
     pub fn load(self) -> Result<PolicySet, Diagnostics> {
         let mut diagnostics = Diagnostics::limited(self.limits.diagnostics);
         let mut objects = Objects::default();
-        let names: Vec<_> = self.documents.iter().map(|(name, _)| name.clone()).collect();
-        for (name, bytes) in self.documents {
+        let names: Vec<_> = self.documents.iter().map(|document| document.name.clone()).collect();
+        for Document { name, bytes, content } in self.documents {
             match read(&name, bytes, &self.limits) {
-                Ok(root) => objects.add_layer(root, &mut diagnostics),
+                Ok(root) => objects.add_layer(root, content, &mut diagnostics),
                 Err(diagnostic) => diagnostics.push(diagnostic),
             }
         }
-        let set = objects.decode(&self.limits, &self.capabilities, &mut diagnostics);
+        let mut lint = Lint::new(self.links.as_ref(), self.limits.diagnostics);
+        let mut set = objects.decode(&self.limits, &self.capabilities, &mut diagnostics, &mut lint);
+        set.warnings = lint.into_warnings();
+        set.warnings.sort(&names);
+        set.left_out.sort(&names);
         diagnostics.sort(&names);
         if diagnostics.has_errors() { Err(diagnostics) } else { Ok(set) }
     }
@@ -98,7 +131,8 @@ impl PolicySet {
 /// The byte order mark, which is no part of the text.
 const MARK: &[u8] = "\u{feff}".as_bytes();
 
-fn read(name: &str, mut bytes: Vec<u8>, limits: &Limits) -> Result<Node, Diagnostic> {
+/// Reads one YAML document.
+pub(crate) fn read(name: &str, mut bytes: Vec<u8>, limits: &Limits) -> Result<Node, Diagnostic> {
     let mark = if bytes.starts_with(MARK) { MARK.len() } else { 0 };
     bytes.drain(..mark);
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -117,6 +151,8 @@ struct Objects {
     order: Vec<Object>,
     by_name: HashMap<String, usize>,
     groups: Option<Node>,
+    /// Where the last document begins.
+    last_layer: Option<Place>,
 }
 
 /// A named object of the document.
@@ -124,13 +160,16 @@ struct Object {
     name: String,
     key: Node,
     entries: Vec<Entry>,
+    /// Whether it comes from a content document.
+    content: bool,
 }
 
 /// Top-level keys that are not display names.
-const CONTENT_GROUPS: &str = "enabled_content_groups";
+pub(crate) const CONTENT_GROUPS: &str = "enabled_content_groups";
 
 impl Objects {
-    fn add_layer(&mut self, root: Node, diagnostics: &mut Diagnostics) {
+    fn add_layer(&mut self, root: Node, content: bool, diagnostics: &mut Diagnostics) {
+        self.last_layer = Some(root.place.clone());
         let Yaml::Mapping(entries) = root.value else {
             let message = format!("a policy document is a mapping, not {}", root.describe());
             diagnostics.push(root.place.error(Code::WrongType, message));
@@ -146,7 +185,7 @@ impl Objects {
                     .push(key.place.error(Code::WrongType, format!("a name is a string, not {}", key.describe())));
                 continue;
             };
-            let name = name.clone();
+            let name = name.to_string();
             if let Some(first) = seen.insert(name.clone(), key.place.clone()) {
                 let message = format!("`{name}` is defined twice in this document");
                 let label = format!("first on line {}", first.line());
@@ -158,7 +197,7 @@ impl Objects {
                 continue;
             }
             match value.value {
-                Yaml::Mapping(attributes) => self.merge(name, key, attributes, diagnostics),
+                Yaml::Mapping(attributes) => self.merge(name, key, attributes, content, diagnostics),
                 _ => diagnostics.push(
                     key.place
                         .error(Code::NotAnObject, format!("`{name}` is neither a policy nor a list"))
@@ -169,8 +208,8 @@ impl Objects {
     }
 
     /// Adds an object, or overrides attributes of the one with the same name.
-    fn merge(&mut self, name: String, key: Node, attributes: Vec<Entry>, diagnostics: &mut Diagnostics) {
-        let attributes = object::unique_keys(attributes, diagnostics);
+    fn merge(&mut self, name: String, key: Node, attributes: Vec<Entry>, content: bool, diagnostics: &mut Diagnostics) {
+        let (attributes, extensions) = extend::split(object::unique_keys(attributes, diagnostics));
         match self.by_name.get(&name) {
             Some(index) => {
                 let entries = &mut self.order[*index].entries;
@@ -184,17 +223,28 @@ impl Objects {
                         None => entries.push(attribute),
                     }
                 }
+                extend::apply(entries, extensions, diagnostics);
             }
             None => {
+                extend::report_unfounded(&name, &extensions, self.by_name.keys().map(String::as_str), diagnostics);
+                if attributes.is_empty() && !extensions.is_empty() {
+                    return;
+                }
                 self.by_name.insert(name.clone(), self.order.len());
-                self.order.push(Object { name, key, entries: attributes });
+                self.order.push(Object { name, key, entries: attributes, content });
             }
         }
     }
 
-    fn decode(self, limits: &Limits, capabilities: &Capabilities, diagnostics: &mut Diagnostics) -> PolicySet {
+    fn decode(
+        self,
+        limits: &Limits,
+        capabilities: &Capabilities,
+        diagnostics: &mut Diagnostics,
+        lint: &mut Lint<'_>,
+    ) -> PolicySet {
         let groups = self.groups.as_ref().map(|node| decode::strings(node, CONTENT_GROUPS, diagnostics));
-        let effective = self.effective_document();
+        let effective = effective::document(self.groups.as_ref(), &self.order);
         let (lists, rest): (Vec<_>, Vec<_>) = self.order.iter().partition(|object| object.is_list());
         let mut set = PolicySet { hash: hex(&Sha256::digest(&effective)), effective, ..PolicySet::default() };
         for object in lists {
@@ -213,13 +263,12 @@ impl Objects {
             }
             if !object.has("policy") {
                 let message = format!("`{}` is neither a policy nor a list", object.name);
-                diagnostics.push(
-                    object
-                        .key
-                        .place
-                        .error(Code::NotAnObject, message)
-                        .help("a policy has the key `policy`, a list has the keys `type` and `list`; an override comes after the document that it changes"),
-                );
+                let others = self.order.iter().filter(|other| other.has("policy") || other.has("list"));
+                let help = match nearest(&object.name, others.map(|other| &*other.name)) {
+                    Some(name) => format!("to override `{name}`, write its name"),
+                    None => "a policy has the key `policy`, a list has the keys `type` and `list`; an override comes after the document that it changes".to_owned(),
+                };
+                diagnostics.push(object.key.place.error(Code::NotAnObject, message).help(help));
                 continue;
             }
             if set.policies.len() == limits.policies && !too_many {
@@ -238,25 +287,33 @@ impl Objects {
                 capabilities,
                 regex_bytes: &regex_bytes,
             };
-            let decoded = decode_policy(&context, &object.entries, diagnostics);
+            let mut own = Diagnostics::limited(limits.diagnostics);
+            let decoded = decode_policy(&context, &object.entries, &mut own);
+            if object.content
+                && let Some(reason) = own.as_slice().first()
+                && own.as_slice().iter().all(|finding| finding.code == Code::Unsupported)
+            {
+                set.left_out.push(reason.as_warning());
+                continue;
+            }
+            own.into_iter().for_each(|finding| diagnostics.push(finding));
             if let Some(mut policy) = decoded {
+                policy.index = set.policies.len();
                 policy.enabled &= selected(policy.group.as_deref(), groups.as_deref());
+                // First it has to load.
+                if diagnostics.is_empty() {
+                    lint.policy(&policy, object.source());
+                }
                 set.policies.push(Arc::new(policy));
             }
         }
+        if diagnostics.is_empty() {
+            let lists = self.order.iter().filter(|object| object.is_list());
+            let lists = lists.map(|list| (&*list.name, list.source(), list.is_in(self.last_layer.as_ref())));
+            let find = |name: &str| self.by_name.get(name).map(|index| self.order[*index].source());
+            lint.set(&set, lists, self.groups.as_ref(), find);
+        }
         set
-    }
-
-    fn effective_document(&self) -> String {
-        let mut document = serde_yaml::Mapping::new();
-        if let Some(groups) = &self.groups {
-            document.insert(CONTENT_GROUPS.into(), to_value(groups));
-        }
-        for object in &self.order {
-            document.insert(object.name.as_str().into(), to_mapping(&object.entries, to_value));
-        }
-        // Only strings, bools, integers and collections of them are written, which cannot fail.
-        serde_yaml::to_string(&document).unwrap_or_default()
     }
 }
 
@@ -266,19 +323,30 @@ impl Object {
         self.has("list") || self.has("type") && !self.has("policy")
     }
 
+    fn source(&self) -> Source<'_> {
+        Source { key: &self.key, entries: &self.entries, content: self.content }
+    }
+
+    /// Whether it was first defined in the document of `place`.
+    fn is_in(&self, place: Option<&Place>) -> bool {
+        place.is_some_and(|place| Arc::ptr_eq(&place.source, &self.key.place.source))
+    }
+
     fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if text == key))
+        self.entries.iter().any(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if **text == *key))
     }
 }
 
 /// Whether a content group is switched on: one selector is it, or a dotted prefix of it.
 fn selected(group: Option<&str>, selectors: Option<&[String]>) -> bool {
     match (group, selectors) {
-        (Some(group), Some(selectors)) => selectors.iter().any(|selector| {
-            group.strip_prefix(selector.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        }),
+        (Some(group), Some(selectors)) => selectors.iter().any(|selector| selects(selector, group)),
         _ => true,
     }
+}
+
+pub(crate) fn selects(selector: &str, group: &str) -> bool {
+    group.strip_prefix(selector).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The text of a key, if it is one.
@@ -287,37 +355,6 @@ fn name_of(key: &Node) -> Option<&str> {
         Yaml::Scalar { text, .. } => Some(text),
         _ => None,
     }
-}
-
-/// An attribute's value. Of an entry in a collection the text counts, so that `007` and `True` keep theirs.
-fn to_value(node: &Node) -> serde_yaml::Value {
-    match &node.value {
-        Yaml::Scalar { text, style: ScalarStyle::Plain } => match object::plain_bool(text) {
-            Some(value) => value.into(),
-            None => text.parse::<i64>().map_or_else(|_| text.as_str().into(), Into::into),
-        },
-        _ => to_entry(node),
-    }
-}
-
-fn to_entry(node: &Node) -> serde_yaml::Value {
-    match &node.value {
-        Yaml::Sequence(items) => serde_yaml::Value::Sequence(items.iter().map(to_entry).collect()),
-        Yaml::Mapping(entries) => to_mapping(entries, to_entry),
-        Yaml::Scalar { text, style: ScalarStyle::Plain } => {
-            let plain = to_value(node);
-            match &plain {
-                serde_yaml::Value::Bool(value) if value.to_string() == *text => plain,
-                serde_yaml::Value::Number(number) if number.to_string() == *text => plain,
-                _ => text.as_str().into(),
-            }
-        }
-        Yaml::Scalar { text, .. } => text.as_str().into(),
-    }
-}
-
-fn to_mapping(entries: &[Entry], value: fn(&Node) -> serde_yaml::Value) -> serde_yaml::Value {
-    serde_yaml::Value::Mapping(entries.iter().map(|entry| (to_entry(&entry.key), value(&entry.value))).collect())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -60,6 +60,19 @@ impl Pattern {
         self.pieces.iter().map(|piece| piece.len()).sum()
     }
 
+    /// The one text that it matches, if it has no star.
+    pub(crate) fn literal(&self) -> Option<&[u8]> {
+        match &*self.pieces {
+            [whole] => Some(whole),
+            _ => None,
+        }
+    }
+
+    /// Whether it matches everything.
+    pub(crate) fn is_universal(&self) -> bool {
+        self.pieces.len() > 1 && self.min_len() == 0
+    }
+
     /// Whether the pattern names something by a path and not just by its last component.
     pub(crate) fn has_slash(&self) -> bool {
         self.pieces.iter().any(|piece| piece.contains(&b'/'))
@@ -207,6 +220,11 @@ impl Like {
         let asserts = !hir.properties().look_set().is_empty();
         let opens = |end| !asserts && opens(&hir, end);
         Ok(Self { regex, cost: size, starts_open: opens(End::Start), ends_open: opens(End::End) })
+    }
+
+    /// The expression as it was compiled, which equals that of another if both match the same for being written the same.
+    pub(crate) fn compiled(&self) -> &str {
+        self.regex.as_str()
     }
 
     /// Bytes that the program has at most.

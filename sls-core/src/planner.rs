@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use crate::action::{Action, Permission, PlannedAction, Target};
+use crate::action::{Action, Permission, PlannedAction, Refusal, Target, TargetType};
 use crate::evaluate::Decision;
-use crate::event::Event;
+use crate::event::{Event, Value};
 use crate::guard::Guards;
 use crate::policy::OnUnknown;
+use crate::schema::Field;
 
 /// The most actions that one plan holds.
 pub const MAX_ACTIONS: usize = Action::ALL.len();
@@ -148,17 +149,43 @@ impl ActionPlanner for GuardedPlanner {
             // Doubt is worth an alert even where the policy acts in silence.
             OnUnknown::Alert => return Plan::report(report.or(Some(MessageType::Alert))),
         }
-        let target = Target::Process { key: event.process, pidfd_inode: event.pidfd_inode };
-        let permission = match self.guards.refusal(event) {
-            Some(refusal) => Permission::Refused(refusal),
-            None if *dry_run || policy.dry_run => Permission::DryRun,
-            None => Permission::Granted,
-        };
         let mut plan = Plan::report(report);
-        for action in policy.actions.iter().filter(|action| action.target_type().is_some()) {
+        for action in policy.actions.iter() {
+            let Some(target_type) = action.target_type() else { continue };
+            let (target, refusal) = self.target(target_type, event);
+            let permission = match refusal {
+                Some(refusal) => Permission::Refused(refusal),
+                None if *dry_run || policy.dry_run => Permission::DryRun,
+                None => Permission::Granted,
+            };
             plan.push(PlannedAction::new(action, target, permission));
         }
         plan
+    }
+}
+
+impl GuardedPlanner {
+    /// What an action acts on, and why it may not.
+    fn target(&self, target_type: TargetType, event: &Event) -> (Target, Option<Refusal>) {
+        let refused = |guard, reason| (Target::Unidentified, Some(Refusal::new(guard, reason)));
+        match target_type {
+            TargetType::Process => {
+                let target = Target::Process { key: event.process, pidfd_inode: event.pidfd_inode };
+                (target, self.guards.refusal(event))
+            }
+            TargetType::Operation => (Target::Operation, self.guards.refusal(event)),
+            TargetType::Container if event.value(Field::ContainerId) == Value::Absent => {
+                refused("container", "the process runs outside a container")
+            }
+            TargetType::Container => match event.cgroup_id {
+                Some(cgroup_id) => (Target::Container { cgroup_id }, self.guards.refusal(event)),
+                None => refused("container-identity", "the event does not identify the container's cgroup"),
+            },
+            TargetType::File => match (event.number(Field::FileDevice), event.number(Field::FileInode)) {
+                (Some(device), Some(inode)) => (Target::File { device, inode }, None),
+                _ => refused("file-identity", "the event does not identify the file by device and inode"),
+            },
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Policies and lists as the engine uses them: checked, typed, without the text they came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::action::ActionSet;
-use crate::list::List;
+use crate::diagnostic::Diagnostics;
+use crate::list::{Entries, HostName, List};
 use crate::rule::Rule;
 use crate::schema::FieldSet;
+use crate::trigger::TypeOptions;
 
 macro_rules! names {
     ($( #[$meta:meta] )* $vis:vis enum $name:ident { $( $variant:ident $text:literal $meaning:literal, )+ }) => {
@@ -18,6 +20,9 @@ macro_rules! names {
         impl $name {
             /// Every value.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
+
+            /// The names of all values.
+            pub(crate) const NAMES: &'static [&'static str] = &[ $( $text, )+ ];
 
             /// The name in policies and alerts.
             #[must_use]
@@ -145,6 +150,8 @@ pub struct Policy {
     pub name: Arc<str>,
     /// What raises its events.
     pub policy_type: PolicyType,
+    /// What its type has beside that.
+    pub options: TypeOptions,
     /// Whether it takes part.
     pub enabled: bool,
     /// The alert's `description`.
@@ -171,6 +178,8 @@ pub struct Policy {
     pub on_unknown: OnUnknown,
     /// Every field that its rules read.
     pub fields: FieldSet,
+    /// Its place in the set.
+    pub(crate) index: usize,
 }
 
 /// An immutable set of checked policies: what one load of documents gave.
@@ -180,6 +189,8 @@ pub struct PolicySet {
     pub(crate) lists: BTreeMap<Arc<str>, Arc<List>>,
     pub(crate) effective: String,
     pub(crate) hash: String,
+    pub(crate) warnings: Diagnostics,
+    pub(crate) left_out: Diagnostics,
 }
 
 impl PolicySet {
@@ -204,6 +215,47 @@ impl PolicySet {
     #[must_use]
     pub fn lists(&self) -> &BTreeMap<Arc<str>, Arc<List>> {
         &self.lists
+    }
+
+    /// What loads but is probably not meant, in document order. None of it changes what was loaded.
+    ///
+    /// ```
+    /// let text = "P: {policy: program, rules: ['match programName == \"curl\"', default ignore]}";
+    /// let policies = sls_core::PolicySet::from_yaml("p.yaml", text)?;
+    /// let [warning] = policies.warnings().as_slice() else { panic!("{}", policies.warnings()) };
+    /// assert_eq!(warning.code.id(), "SLS104");
+    /// assert_eq!(warning.suggestion.as_ref().unwrap().replacement, "*/curl");
+    /// # Ok::<(), sls_core::Diagnostics>(())
+    /// ```
+    #[must_use]
+    pub fn warnings(&self) -> &Diagnostics {
+        &self.warnings
+    }
+
+    /// The domain names in lists of hosts, for whoever runs the policies to resolve.
+    pub fn host_names(&self) -> impl Iterator<Item = &Arc<HostName>> {
+        self.lists.values().flat_map(|list| match &list.entries {
+            Entries::Hosts(hosts) => &*hosts.names,
+            _ => &[],
+        })
+    }
+
+    /// Takes over what domain names resolved to in `old`, so that a reload does not blind its lists until they are
+    /// resolved again.
+    pub fn adopt_addresses(&self, old: &Self) {
+        let known: HashMap<_, _> = old.host_names().map(|name| (name.name(), name)).collect();
+        for name in self.host_names() {
+            if let Some(old) = known.get(name.name()) {
+                name.set_addresses(old.addresses());
+            }
+        }
+    }
+
+    /// The policies of content documents that are not part of the set, one finding for each, for this sensor cannot see or
+    /// do what they need. See [`PolicyLoader::content`](crate::PolicyLoader::content).
+    #[must_use]
+    pub fn left_out(&self) -> &Diagnostics {
+        &self.left_out
     }
 
     /// The merged document, as YAML that loads to this set.

@@ -115,7 +115,8 @@ impl ProcessTable {
     }
 
     /// Fills what the table knows and `event` lacks: the parent's identity, `parentProgramName`,
-    /// `parentProgramArguments` and `ancestorProgramName`.
+    /// `parentProgramArguments` and `ancestorProgramName`, and of a program that executes its own file again the
+    /// `programName`.
     ///
     /// It is called before [`ProcessTable::observe`] takes the event in, so that nothing comes between an event and the
     /// decision about it, and a parent that ended with the event before is still there. Called after, it gives the same,
@@ -127,6 +128,9 @@ impl ProcessTable {
     /// memory has seen its longest.
     pub fn enrich(&self, event: &mut Event) {
         let actor = self.find_actor(event);
+        if let Some(actor) = actor {
+            self.name_program(event, actor);
+        }
         if event.parent.pid == 0 {
             event.parent = actor.map_or_else(ProcessKey::default, |actor| self.forest[actor].reported_parent);
         }
@@ -162,6 +166,18 @@ impl ProcessTable {
         }
         if event.value(Field::AncestorProgramName) == Value::Absent {
             self.fill_ancestors(event, origin);
+        }
+    }
+
+    /// A program that executes its own file again, through a mount that no directory leads to, as container runtimes do,
+    /// has no path there. It is the same file: so it has the path that it had.
+    fn name_program(&self, event: &mut Event, actor: u32) {
+        let named = matches!(event.value(Field::ProgramName), Value::Text { truncated: false, .. });
+        if event.kind == EventKind::Exec
+            && !named
+            && let Some(path) = self.forest[actor].image.path_of_program(event)
+        {
+            event.set_text(Field::ProgramName, path);
         }
     }
 

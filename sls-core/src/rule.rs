@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::diagnostic::Span;
 use crate::list::List;
 use crate::pattern::{Like, Pattern};
 use crate::schema::{Field, FieldSet};
@@ -55,6 +56,8 @@ impl Condition {
 pub struct Test {
     /// The test as written.
     pub text: Arc<str>,
+    /// Where it stands in the rule's text.
+    pub(crate) span: Span,
     /// The field.
     pub field: Field,
     /// Whether the outcome is turned round (`!=`, `not in`, …).

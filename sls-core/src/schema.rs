@@ -141,9 +141,16 @@ use FieldKind::{Bool, Enum, Host, Lineage, Name, Number, Path, Text};
 use Offered::{Everywhere, To};
 use PolicyType as P;
 
+const EXECS: Offered = To(&[P::Program, P::NewFileExec, P::InteractiveShell]);
 const FILES: Offered = To(&[P::File, P::FileMonitor, P::Chmod, P::NewFileExec]);
+const FILES_AND_MODULES: Offered = To(&[P::File, P::FileMonitor, P::Chmod, P::NewFileExec, P::KernelModule]);
 const ATTRIBUTES: Offered = To(&[P::File, P::FileMonitor, P::Chmod]);
 const TARGETED: Offered = To(&[P::Ptrace]);
+const CREDENTIALS: Offered = To(&[P::PrivilegeEscalation]);
+const MODULES: Offered = To(&[P::KernelModule]);
+const CONTAINERS: Offered = To(&[P::Container]);
+const PROTECTIONS: Offered = To(&[P::Selinux, P::KernelPayload, P::SmepSmap]);
+const PROBES: Offered = To(&[P::Kprobe, P::Uprobe]);
 /// `TASK_COMM_LEN` less its terminating NUL.
 const COMM_LEN: Option<usize> = Some(15);
 /// Kernel event names that `eventType` compares with.
@@ -164,6 +171,7 @@ const EVENT_TYPES: &[&str] = &[
     "USERFAULTFD_EVENT",
     "CONTAINER_EVENT",
     "SECURITY_EVENT",
+    "PROBE_EVENT",
 ];
 
 schema! {
@@ -205,13 +213,20 @@ schema! {
     ImageId "imageId" Name, false, None, Everywhere, "id of the container's image";
     KubernetesPod "kubernetesPod" Name, false, None, Everywhere, "name of the Kubernetes pod";
     KubernetesNamespace "kubernetesNamespace" Name, false, None, Everywhere, "the pod's namespace";
-    FilePath "filePath" Path, false, None, FILES, "the file acted upon";
+    StandardInput "standardInput" Enum(&["TERMINAL", "SOCKET", "PIPE", "FILE", "DEVICE"]), false, None, EXECS,
+        "what the program's standard input is";
+    FilePath "filePath" Path, false, None, FILES_AND_MODULES,
+        "the file acted upon; for file policies the new name of a rename or link, for newFileExec the new file";
     NewFilePath "newFilePath" Path, false, None, ATTRIBUTES, "the new name of a rename or link";
     FileOperation "fileOperation" Enum(&["CREATE", "OPEN_WRITE", "OPEN_READ", "WRITE", "RENAME", "LINK", "SYMLINK",
         "UNLINK", "TRUNCATE", "CHMOD", "CHOWN", "SETXATTR"]), false, None, ATTRIBUTES, "what was done to the file";
-    FileMode "fileMode" Number, false, None, FILES, "permission bits of the file after the operation";
+    FileMode "fileMode" Number, false, None, FILES, "permission bits of the file after the operation, set-id and sticky bits included";
     FileUid "fileUid" Number, false, None, FILES, "owner of the file after the operation";
     FileGid "fileGid" Number, false, None, FILES, "group of the file after the operation";
+    FileInode "fileInode" Number, false, None, FILES, "inode of the file: an identity that links and renames keep";
+    FileDevice "fileDevice" Number, false, None, FILES, "device of the file's file system, as stat(2) gives it";
+    FileAge "fileAge" Number, false, None, To(&[P::NewFileExec]),
+        "seconds since the executed file was created or modified; without a value when that was not seen";
     RemoteHost "remoteHost" Host, false, None, To(&[P::Connect]), "destination of an outbound connection";
     RemotePort "remotePort" Number, false, None, To(&[P::Connect]), "destination port of an outbound connection";
     LocalHost "localHost" Host, false, None, To(&[P::Connect, P::NetworkService]), "the socket's own address";
@@ -222,8 +237,33 @@ schema! {
         "transport of the connection";
     TargetProgramName "targetProgramName" Path, false, None, TARGETED, "executable of the process acted upon";
     TargetPid "targetPid" Number, false, None, TARGETED, "process id of the process acted upon";
+    PtraceRequest "ptraceRequest" Enum(&["ATTACH", "SEIZE", "POKE", "VM_WRITE", "MEM_WRITE"]), false, None, TARGETED,
+        "how it was reached: a ptrace request, process_vm_writev, or a write to /proc/PID/mem";
     MemoryRegion "memoryRegion" Enum(&["HEAP", "STACK", "ANONYMOUS", "FILE", "MEMFD"]), false, None,
         To(&[P::MemoryProtection]), "which memory became executable";
+    MemoryIsWritable "memoryIsWritable" Bool, false, None, To(&[P::MemoryProtection]),
+        "the memory is writable and executable at once";
+    CrashSignal "crashSignal" Enum(&["SIGSEGV", "SIGABRT", "SIGILL", "SIGBUS", "SIGFPE"]), false, None,
+        To(&[P::Segfault]), "the signal that ended the program";
+    PreviousUid "previousUid" Number, false, None, CREDENTIALS, "real user id before the change";
+    PreviousEuid "previousEuid" Number, false, None, CREDENTIALS, "effective user id before the change";
+    ModuleOperation "moduleOperation" Enum(&["MODULE_LOAD", "BPF_LOAD", "KEXEC"]), false, None, MODULES,
+        "what was loaded: a module, a BPF program, or another kernel";
+    ModuleName "moduleName" Name, false, None, MODULES, "name of the module or of the BPF program";
+    ContainerOperation "containerOperation" Enum(&["START", "STOP"]), false, None, CONTAINERS,
+        "what became of the container";
+    ContainerPrivileged "containerPrivileged" Bool, false, None, CONTAINERS, "the container has all capabilities and devices";
+    ContainerHostPid "containerHostPid" Bool, false, None, CONTAINERS, "the container shares the host's PID namespace";
+    ContainerHostNetwork "containerHostNetwork" Bool, false, None, CONTAINERS,
+        "the container shares the host's network namespace";
+    ContainerMounts "containerMounts" Path, true, None, CONTAINERS,
+        "paths of the host that are mounted into the container";
+    SecurityChange "securityChange" Enum(&["SELINUX_DISABLED", "SELINUX_PERMISSIVE", "SELINUX_POLICY_LOADED",
+        "SMEP_DISABLED", "SMAP_DISABLED", "WRITE_PROTECT_DISABLED", "KERNEL_PAYLOAD"]), false, None, PROTECTIONS,
+        "which protection was switched off, or how the kernel was attacked";
+    ProbeSymbol "probeSymbol" Name, false, None, PROBES, "the function that the probe is on";
+    ProbeExecutable "probeExecutable" Path, false, None, To(&[P::Uprobe]), "the executable or library that the probe is on";
+    ProbeArguments "probeArguments" Text, false, None, PROBES, "the probe's arguments as `name=value`, joined by spaces";
     EventType "eventType" Enum(EVENT_TYPES), false, None, Everywhere, "name of the kernel event's type";
 }
 
@@ -266,9 +306,9 @@ impl fmt::Display for Field {
 
 /// A set of fields, as bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct FieldSet(u64);
+pub struct FieldSet(u128);
 
-const _: () = assert!(SCHEMA.len() <= 64, "FieldSet holds 64 fields");
+const _: () = assert!(SCHEMA.len() <= 128, "FieldSet holds 128 fields");
 
 impl FieldSet {
     /// The empty set.
@@ -282,6 +322,11 @@ impl FieldSet {
     /// Takes `field` out.
     pub fn remove(&mut self, field: Field) {
         self.0 &= !(1 << field as u8);
+    }
+
+    /// Adds `field` or takes it out.
+    pub(crate) fn assign(&mut self, field: Field, member: bool) {
+        if member { self.insert(field) } else { self.remove(field) }
     }
 
     /// Whether `field` is in the set.

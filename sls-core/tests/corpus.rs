@@ -6,7 +6,7 @@
 // A helper of a test fails like the test.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex};
 use serde::Deserialize;
 use serde_json::Value;
 use sls_core::{
-    Action, ActionSet, Engine, Event, Execution, Matcher, PlannedAction, PolicyLoader, PolicySet, Responder,
-    TreeMatcher, UnknownKeys, explain,
+    Action, ActionExplanation, ActionSet, Engine, Event, Execution, Expr, Field, LIST_KEYS, ListType, Matcher, Operand,
+    Operator, POLICY_KEYS, PlannedAction, PolicyLoader, PolicySet, PolicyType, Responder, TreeMatcher, UnknownKeys,
+    parse_rule,
 };
 
 #[derive(Deserialize)]
@@ -68,46 +69,118 @@ const MATCHERS: &[(&str, Factory)] = &[("tree", |policies| Box::new(TreeMatcher:
 
 #[test]
 fn every_engine_agrees_with_the_corpus() {
-    let mut files = 0;
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")).unwrap() {
-        let path = entry.unwrap().path();
-        let file: File = serde_yaml::from_str(&fs::read_to_string(&path).unwrap())
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let documents = file.documents.iter().enumerate();
-        let loader = documents.fold(PolicyLoader::new(), |loader, (index, text)| {
-            loader.document(format!("{}#{index}", path.display()), text.as_str())
-        });
-        let policies = Arc::new(loader.load().unwrap_or_else(|error| panic!("{error}")));
+    for (name, file, policies) in corpus() {
         for (matcher, factory) in MATCHERS {
             for test in &file.tests {
-                let place = format!("{}: {} ({matcher})", path.file_name().unwrap().display(), test.name);
-                run(&place, &policies, *factory, test);
+                run(&format!("{name}: {} ({matcher})", test.name), &policies, *factory, test);
             }
         }
-        files += 1;
     }
-    assert!(files >= 8, "the corpus is gone");
+}
+
+/// Of types, fields, operators and lists counts what made a policy match for certain: those of the rule that decided. Of
+/// actions counts what was reported or granted, of keys what a document has.
+#[test]
+fn the_corpus_covers_the_whole_language() {
+    let mut used = BTreeSet::new();
+    for (_, file, policies) in corpus() {
+        for document in &file.documents {
+            let objects: BTreeMap<String, serde_yaml::Value> = serde_yaml::from_str(document).unwrap();
+            for object in objects.values().filter_map(serde_yaml::Value::as_mapping) {
+                let kind = if object.contains_key("list") { "key of lists" } else { "key of policies" };
+                used.extend(object.keys().map(|key| (kind, key.as_str().unwrap().to_owned())));
+            }
+        }
+        for test in &file.tests {
+            let mut engine = Engine::builder(policies.clone()).build();
+            let events = test.before.iter().chain([&test.event]);
+            let explanations = events.map(|event| engine.explain(&mut read(event))).last().unwrap();
+            for explanation in explanations.iter().filter(|explanation| explanation.outcome == "match") {
+                let policy = policies.policy(&explanation.policy).unwrap();
+                used.insert(("policy type", policy.policy_type.name().to_owned()));
+                used.extend(explanation.report.map(|report| ("action", report.to_owned())));
+                let granted = explanation.plan.iter().filter(|action| action.permission == "granted");
+                used.extend(granted.map(|action| ("action", action.action.to_owned())));
+                if let Some(condition) = parse_rule(&explanation.rule, 64).unwrap().condition {
+                    tests(&condition, &policies, &mut used);
+                }
+            }
+        }
+    }
+    let names = |kind, names: Vec<&str>| names.into_iter().map(|name| (kind, name.to_owned())).collect::<Vec<_>>();
+    let missing: Vec<_> = [
+        names("policy type", PolicyType::ALL.iter().map(|value| value.name()).collect()),
+        names("field", Field::all().map(Field::name).collect()),
+        names("operator", Operator::ALL.iter().map(|operator| operator.text()).collect()),
+        names("list type", ListType::ALL.iter().map(|value| value.name()).collect()),
+        names("action", Action::ALL.iter().map(|action| action.token()).collect()),
+        names("key of policies", POLICY_KEYS.iter().map(|key| key.name).collect()),
+        names("key of lists", LIST_KEYS.iter().map(|key| key.name).collect()),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|wanted| !used.contains(wanted))
+    .collect();
+    assert!(missing.is_empty(), "no test of the corpus has {missing:?}");
+}
+
+/// The fields, operators and types of lists of an expression.
+fn tests(expression: &Expr, policies: &PolicySet, used: &mut BTreeSet<(&str, String)>) {
+    match expression {
+        Expr::And(terms) | Expr::Or(terms) => terms.iter().for_each(|term| tests(term, policies, used)),
+        Expr::Not(inner, _) => tests(inner, policies, used),
+        Expr::Test(test) => {
+            used.insert(("field", test.field.name.clone()));
+            used.insert(("operator", test.operator.text().to_owned()));
+            if let Operand::List(list) = &test.operand {
+                used.insert(("list type", policies.lists()[&*list.name].list_type.name().to_owned()));
+            }
+        }
+        _ => panic!("an expression of a new kind"),
+    }
+}
+
+/// Every file of the corpus: its name, what it says, and its policies.
+fn corpus() -> Vec<(String, File, Arc<PolicySet>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().display().to_string();
+        let file: File =
+            serde_yaml::from_str(&fs::read_to_string(&path).unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let documents = file.documents.iter().enumerate();
+        let loader = documents.fold(PolicyLoader::new(), |loader, (index, text)| {
+            loader.document(format!("{name}#{index}"), text.as_str())
+        });
+        let policies = Arc::new(loader.load().unwrap_or_else(|error| panic!("{error}")));
+        files.push((name, file, policies));
+    }
+    files
+}
+
+fn read(event: &Value) -> Event {
+    let line = event.to_string();
+    Event::from_json(&line, UnknownKeys::Reject).unwrap_or_else(|error| panic!("{error}: {line}")).0
 }
 
 fn run(place: &str, policies: &Arc<PolicySet>, factory: Factory, test: &Test) {
     let mut engine = Engine::builder(policies.clone()).matcher(Box::new(factory)).build();
+    // The explanation, which walks the rules on its own, is the other witness.
+    let mut witness = Engine::builder(policies.clone()).build();
     let mut responder = Recorder::default();
     let mut alerts = Vec::new();
-    let event = |value: &Value| {
-        let line = value.to_string();
-        Event::from_json(&line, UnknownKeys::Reject).unwrap_or_else(|error| panic!("{place}: {error}: {line}")).0
-    };
     for earlier in &test.before {
-        engine.process(&mut event(earlier), &mut responder, &mut |_| {});
+        engine.process(&mut read(earlier), &mut responder, &mut |_| {});
+        witness.explain(&mut read(earlier));
     }
-    let mut last = event(&test.event);
+    let mut last = read(&test.event);
     responder.0.lock().unwrap().clear();
     engine.process(&mut last, &mut responder, &mut |pending| alerts.push(pending.complete()));
 
-    // The explanation, which walks the rules on its own, is the other witness. The event is enriched by now.
-    let explanations: Vec<_> = explain(policies, &last, engine.planner(), false)
+    let explanations: Vec<_> = witness
+        .explain(&mut read(&test.event))
         .into_iter()
-        .filter(|explanation| explanation.report.is_some() || !explanation.plan.is_empty())
+        .filter(|explanation| explanation.is_response())
         .filter(|explanation| test.only.as_ref().is_none_or(|only| *only == explanation.policy))
         .collect();
     alerts.retain(|alert| test.only.as_ref().is_none_or(|only| *only == alert.strategy_name));
@@ -142,7 +215,7 @@ fn run(place: &str, policies: &Arc<PolicySet>, factory: Factory, test: &Test) {
         }
         if let Some(plan) = &expected.plan {
             let found: BTreeMap<_, _> =
-                explanation.plan.iter().map(|a| (a.action.to_owned(), a.permission.to_owned())).collect();
+                explanation.plan.iter().map(|action| (action.action.to_owned(), permission(action))).collect();
             assert_eq!(&found, plan, "{place}");
         }
         let granted = explanation.plan.iter().filter(|action| action.permission == "granted");
@@ -155,6 +228,14 @@ fn run(place: &str, policies: &Arc<PolicySet>, factory: Factory, test: &Test) {
     if test.only.is_none() {
         let done: Vec<_> = responder.0.lock().unwrap().iter().map(|action| action.token().to_owned()).collect();
         assert_eq!(done, executed, "{place}: what was carried out is not what was granted");
+    }
+}
+
+/// `granted`, `dry run`, or which guard refused.
+fn permission(action: &ActionExplanation) -> String {
+    match &action.guard {
+        Some(guard) => format!("{} by {}", action.permission, guard.split(':').next().unwrap()),
+        None => action.permission.to_owned(),
     }
 }
 

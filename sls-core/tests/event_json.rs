@@ -70,7 +70,7 @@ fn event() -> impl Strategy<Value = Event> {
         any::<[u32; 3]>(),
         any::<(Option<u64>, Option<u64>, Option<u32>, bool, Option<u32>)>(),
         any::<Option<u32>>(),
-        any::<[u64; 3]>(),
+        any::<[u128; 3]>(),
     );
     let fields = Field::all().map(setting).collect::<Vec<_>>();
     (head, fields).prop_map(|((kind, numbers, pids, rest, mounts, masks), settings)| {
@@ -89,15 +89,16 @@ fn event() -> impl Strategy<Value = Event> {
                     event.set_arguments(texts.iter().map(|text| &**text));
                 }
                 Some(Setting::Texts(texts)) if field.spec().many => {
-                    event.set_ancestors(texts.iter().map(|text| &**text));
+                    event.set_texts(field, texts.iter().map(|text| &**text));
                 }
                 Some(Setting::Texts(texts)) => drop(event.set_text(field, &texts[0])),
             }
+            let bit = 1_u128 << field as u8;
             // A few marks: on fields with a value and on fields without.
-            if masks[0] & masks[1] & (1 << field as u8) != 0 {
+            if masks[0] & masks[1] & bit != 0 {
                 event.mark_truncated(field);
             }
-            if masks[0] & !masks[1] & masks[2] & (1 << field as u8) != 0 {
+            if masks[0] & !masks[1] & masks[2] & bit != 0 {
                 event.mark_unknown(field);
             }
         }

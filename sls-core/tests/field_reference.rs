@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use sls_core::{Action, FieldKind, Offered, PolicyType, SCHEMA};
+use sls_core::{Action, FieldKind, KeySpec, LIST_KEYS, ListType, Offered, POLICY_KEYS, PolicyType, SCHEMA};
 
 #[test]
 fn the_field_reference_is_current() {
@@ -21,14 +21,11 @@ fn the_field_reference_is_current() {
 
 fn reference() -> String {
     let mut text = String::from(
-        "# Fields, operators and actions\n\nMade from the schema in `sls-core`; `sls fields` prints the same.\n\n\
+        "# Fields, operators, actions and keys\n\nMade from the schema in `sls-core`; `sls fields` prints the same.\n\n\
          ## Fields\n\n| field | type | in policies of type | meaning |\n|---|---|---|---|\n",
     );
     for spec in SCHEMA {
-        let types = match spec.offered {
-            Offered::To(types) => types.iter().map(|t| format!("`{t}`")).collect::<Vec<_>>().join(" "),
-            _ => "all".to_owned(),
-        };
+        let types = types(spec.offered);
         let many = if spec.many { ", many" } else { "" };
         let values = match spec.kind {
             FieldKind::Enum(values) => format!(": `{}`", values.join("` `")),
@@ -55,5 +52,34 @@ fn reference() -> String {
         let actions: Vec<_> = Action::ALL.iter().filter(|a| a.fits(*policy_type)).map(|a| format!("`{a}`")).collect();
         writeln!(text, "| `{policy_type}` | {} | {} |", policy_type.meaning(), actions.join(" ")).unwrap();
     }
+    text +=
+        "\n## Keys of policies\n\n| key | type | in policies of type | default | meaning |\n|---|---|---|---|---|\n";
+    for key in POLICY_KEYS {
+        let types = types(key.offered);
+        writeln!(text, "| `{}` | {} | {types} | {} | {} |", key.name, key.kind, default(key), key.meaning).unwrap();
+    }
+    text += "\n## Keys of lists\n\n| key | type | default | meaning |\n|---|---|---|---|\n";
+    for key in LIST_KEYS {
+        writeln!(text, "| `{}` | {} | {} | {} |", key.name, key.kind, default(key), key.meaning).unwrap();
+    }
+    text += "\n## List types\n\n| type | entries |\n|---|---|\n";
+    for list_type in ListType::ALL {
+        writeln!(text, "| `{list_type}` | {} |", list_type.meaning().replace('*', "`*`")).unwrap();
+    }
     text
+}
+
+fn types(offered: Offered) -> String {
+    match offered {
+        Offered::To(types) => types.iter().map(|t| format!("`{t}`")).collect::<Vec<_>>().join(" "),
+        _ => "all".to_owned(),
+    }
+}
+
+fn default(key: &KeySpec) -> String {
+    match key.default {
+        Some(default) => format!("`{default}`"),
+        None if key.required => "required".to_owned(),
+        None => String::new(),
+    }
 }

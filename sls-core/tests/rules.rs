@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use sls_core::{
-    Engine, Event, EventKind, Field, GuardedPlanner, Matcher, PolicySet, ProcessKey, Truth, explain, parse_rule,
-};
+use sls_core::{Engine, Event, EventKind, Field, Matcher, PolicySet, ProcessKey, Truth, parse_rule};
 
 /// An expression over four tests whose values are known.
 #[derive(Clone, Debug)]
@@ -123,10 +121,10 @@ proptest! {
 
     #[test]
     fn the_evaluator_follows_kleene(node in node()) {
-        let event = event();
+        let mut event = event();
         for text in [node.text(), parse_rule(&format!("match {}", node.text()), 64).unwrap().to_string()[6..].to_owned()] {
             let policies = policies(&[format!("match {text}"), "default ignore".to_owned()]);
-            let explained = explain(&policies, &event, &GuardedPlanner::default(), false).remove(0);
+            let explained = Engine::builder(policies).build().explain(&mut event).remove(0);
             prop_assert_eq!(explained.rules[0].value, node.value().name());
         }
     }

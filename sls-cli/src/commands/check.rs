@@ -17,18 +17,35 @@ pub(crate) fn run(args: &CheckArgs, format: Option<Format>) -> anyhow::Result<An
     let documents = Documents::of(&args.files, args.content);
     let mut out = anstream::stdout();
     match documents.load(capabilities(args.any_sensor)) {
-        Ok(policies) if args.effective => write!(stdout(), "{}", policies.effective_document())?,
         Ok(policies) => {
+            let warnings = policies.warnings();
             let (count, lists) = (policies.policies().len(), policies.lists().len());
-            if json {
+            if args.effective {
+                write!(stdout(), "{}", policies.effective_document())?;
+            } else if json {
                 let answer = json!({
-                    "valid": true, "policies": count, "lists": lists, "hash": policies.hash(), "diagnostics": [],
+                    "valid": true, "policies": count, "lists": lists, "hash": policies.hash(),
+                    "diagnostics": warnings.as_slice(), "leftOut": policies.left_out().as_slice(),
                 });
                 writeln!(stdout(), "{}", render::json(&answer.to_string()))?;
             } else {
                 let count = render::count(count as u64, "policy", "policies");
                 let lists = render::count(lists as u64, "list", "lists");
-                writeln!(out, "valid: {count}, {lists}, hash {}", policies.hash())?;
+                let warned = match warnings.as_slice().len() as u64 {
+                    0 => String::new(),
+                    some => format!(", {}", render::count(some, "warning", "warnings")),
+                };
+                writeln!(out, "valid: {count}, {lists}, hash {}{warned}", policies.hash())?;
+            }
+            if args.effective || !json {
+                for findings in [policies.left_out(), warnings] {
+                    if !findings.is_empty() {
+                        show(findings);
+                    }
+                }
+            }
+            if args.deny_warnings && !warnings.is_empty() {
+                return Ok(Answer::No);
             }
         }
         Err(diagnostics) => {

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod reload;
+mod resolve;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -58,11 +59,14 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
     let policies =
         settings.documents.load(capabilities).map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
+    log_warnings(&policies);
     let mut engine = engine(policies, &settings, &host, utc_offset)?;
 
     let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
     announce(&engine, &settings, &host);
     let reloads = watch.start()?;
+    let resolver = resolve::Resolver::start()?;
+    resolver.resolve(engine.policies());
     let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
 
     let until = Until::new(stopped, settings.duration);
@@ -71,6 +75,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     while let Some(wait) = until.wait(IDLE_POLL) {
         if let Ok(policies) = reloads.try_recv() {
             engine.reload(policies);
+            resolver.resolve(engine.policies());
             tracing::info!(
                 generation = engine.generation(),
                 policies = engine.policies().active().count(),
@@ -174,9 +179,7 @@ fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset:
     for key in own_ancestry().context("cannot tell the sensor's own processes")? {
         guards = guards.protect_sensor(key, CLOCK_TICK_NS);
     }
-    for program in &settings.config.protected_programs {
-        guards = guards.protect_program(program.as_str());
-    }
+    let guards = settings.config.guards(guards);
     let mut engine_host = host.to_host();
     engine_host.utc_offset = utc_offset;
     let mut builder =
@@ -196,6 +199,24 @@ fn announce(engine: &Engine, settings: &Settings, host: &HostInfo) {
         kernel = host.kernel_release,
         "watching"
     );
+}
+
+/// Says what in the policies is probably not meant. `sls check` shows it in its place.
+fn log_warnings(policies: &PolicySet) {
+    let left_out = policies.left_out().as_slice();
+    if !left_out.is_empty() {
+        let reason = "this sensor does not see or do what they need: `sls check --content` names them";
+        tracing::info!(policies = left_out.len(), "left out of the built-in content: {reason}");
+    }
+    let warnings = policies.warnings().as_slice();
+    if warnings.is_empty() {
+        return;
+    }
+    tracing::warn!(warnings = warnings.len(), "the policies load, but `sls check` warns of them");
+    for warning in warnings {
+        let (line, column) = warning.position();
+        tracing::warn!(code = %warning.code, place = %format_args!("{}:{line}:{column}", warning.file()), "{}", warning.message);
+    }
 }
 
 /// Hands over what the probe holds, which a single poll need not do, but not more than comes within [`DRAIN_TIME`].

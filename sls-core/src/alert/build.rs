@@ -1,11 +1,14 @@
 //! An alert from an event, the policy that responded, and what is known of the process and the host.
 
+use std::net::IpAddr;
+
 use uuid::Uuid;
 
-use super::{Alert, Location, MessageFields, Notification, ProcessInfo, Scope, rfc3339};
+use super::message::detection_message;
+use super::{Alert, FileInfo, Location, MessageFields, NetworkInfo, Notification, ProcessInfo, Scope, rfc3339};
 use crate::bytes::{display, display_at_most};
 use crate::engine::Host;
-use crate::event::{Event, ProcessKey, Value};
+use crate::event::{Event, EventKind, ProcessKey, Value};
 use crate::planner::MessageType;
 use crate::policy::Policy;
 use crate::process_table::{ProcessRecord, ProcessTable};
@@ -68,13 +71,15 @@ pub(crate) struct Finding<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) rule: &'a str,
     pub(crate) uncertain: FieldSet,
+    /// Whether a renamed or linked file was looked at under its new name.
+    pub(crate) new_name: bool,
     pub(crate) message_type: Option<MessageType>,
     pub(crate) lost_events: u64,
 }
 
 /// Makes the alert of a finding, without outcomes of actions.
 pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTable, finding: &Finding<'_>) -> Alert {
-    let Finding { event, policy, rule, uncertain, message_type, lost_events } = *finding;
+    let Finding { event, policy, rule, uncertain, new_name, message_type, lost_events } = *finding;
     let uuid = context.alert_uuid(event, policy);
     let group = processes.alert_group(event.process).unwrap_or_else(|| {
         processes.set_alert_group(event.process, uuid);
@@ -84,8 +89,8 @@ pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTab
         timestamp: rfc3339(event.time, context.host.utc_offset),
         name: policy.name.to_string(),
         uuid,
-        message: detection_message(policy, &display(event.text(Field::ProgramName))),
-        message_fields: MessageFields::default(),
+        message: detection_message(policy, event),
+        message_fields: MessageFields { file_path: file_path(event, new_name), ..MessageFields::default() },
     };
     let lineage =
         processes.lineage(event.process).take(MAX_ALERT_LINEAGE).map(|record| ancestor_info(context, record)).collect();
@@ -107,17 +112,13 @@ pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTab
         metadata: context.host.metadata.clone(),
         process_info: (event.process.pid != 0).then(|| process_info(context, event)),
         lineage,
+        file_info: file_info(event),
+        network_info: network_info(event),
         notifications: vec![detection],
         alert_labels: policy.alert_labels.clone(),
         uncertain: uncertain.iter().map(Field::name).collect(),
         lost_events,
     }
-}
-
-/// What happened, in words.
-fn detection_message(policy: &Policy, program: &str) -> String {
-    let title = policy.policy_type.title();
-    format!("The program \"{program}\" was executed, which violated the \"{}\" {title} Policy.", policy.name)
 }
 
 fn scope(event: &Event) -> Scope {
@@ -194,6 +195,60 @@ fn ancestor_info(context: &AlertContext, record: ProcessRecord<'_>) -> ProcessIn
     info.args = texts.arguments(record.arguments(), cut);
     info.truncated = texts.truncated;
     info
+}
+
+/// The file that a policy responded to.
+fn file_path(event: &Event, new_name: bool) -> Option<String> {
+    let field = if new_name { Field::NewFilePath } else { Field::FilePath };
+    let path = event.text(field);
+    (!path.is_empty()).then(|| display_at_most(path, MAX_PROCESS_TEXT).0)
+}
+
+fn file_info(event: &Event) -> Option<FileInfo> {
+    let path = event.value(Field::FilePath);
+    if matches!(path, Value::Absent) && event.kind != EventKind::File {
+        return None;
+    }
+    let mut texts = Texts::new(MAX_PROCESS_TEXT);
+    let mut info = FileInfo {
+        path: texts.text("path", path),
+        operation: name(event, Field::FileOperation),
+        mode: event.number(Field::FileMode).map(|mode| format!("{mode:04o}")),
+        uid: event.number(Field::FileUid),
+        gid: event.number(Field::FileGid),
+        device: event.number(Field::FileDevice),
+        inode: event.number(Field::FileInode),
+        age: event.number(Field::FileAge),
+        ..FileInfo::default()
+    };
+    let new_path = texts.text("new_path", event.value(Field::NewFilePath));
+    info.new_path = (!new_path.is_empty()).then_some(new_path);
+    info.truncated = texts.truncated;
+    Some(info)
+}
+
+fn network_info(event: &Event) -> Option<NetworkInfo> {
+    matches!(event.kind, EventKind::Connect | EventKind::Accept | EventKind::Listen).then(|| NetworkInfo {
+        protocol: name(event, Field::Protocol),
+        remote_host: host(event, Field::RemoteHost),
+        remote_port: event.number(Field::RemotePort),
+        local_host: host(event, Field::LocalHost),
+        local_port: event.number(Field::LocalPort),
+        inbound_host: host(event, Field::InboundHost),
+        inbound_port: event.number(Field::InboundPort),
+    })
+}
+
+fn host(event: &Event, field: Field) -> Option<IpAddr> {
+    match event.value(field) {
+        Value::Host(address) => Some(address),
+        _ => None,
+    }
+}
+
+fn name(event: &Event, field: Field) -> Option<String> {
+    let text = event.text(field);
+    (!text.is_empty()).then(|| display(text))
 }
 
 /// The texts of one process, of which an alert has only so many bytes: what an attacker makes long must not make alerts

@@ -121,7 +121,7 @@ impl<'e> EventVisitor<'e> {
                 if programs.iter().any(|program| program.contains(&0)) {
                     return Err(EventError::Nul { key: name });
                 }
-                self.event.set_ancestors(programs.iter().map(|program| &**program));
+                self.event.set_texts(field, programs.iter().map(|program| &**program));
             }
             FieldKind::Path | FieldKind::Name | FieldKind::Text => {
                 self.event.set_text(field, &value.text(name)?);

@@ -3,41 +3,28 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::object::{Attributes, unique_keys};
-use super::yaml::{Entry, Node, Yaml};
+use super::yaml::{Entry, Node, Place, Yaml};
 use crate::action::{Action, ActionSet};
 use crate::capabilities::Capabilities;
 use crate::check::{Checker, parse_network};
-use crate::diagnostic::{Code, Diagnostics, Span};
+use crate::diagnostic::{Code, Diagnostics, Severity, Span};
+use crate::keys::{
+    DEFAULT_RESOLVE_EVERY, LIST_KEY_NAMES, MAX_FILE_TIMEOUT, MAX_SECONDS, MAX_TOLERANCE, MIN_RESOLVE_EVERY, MODE_BITS,
+    POLICY_KEY_NAMES, POLICY_KEYS,
+};
 use crate::limits::Limits;
-use crate::list::{Entries, Lineage, List, ListType};
+use crate::list::{Entries, HostName, Hosts, Lineage, List, ListType, is_domain_name};
 use crate::pattern::Pattern;
 use crate::policy::{Confidence, OnUnknown, Policy, PolicyType, Priority};
 use crate::rule::Rule;
-use crate::schema::FieldSet;
+use crate::schema::{FieldSet, Offered};
 use crate::syntax::parse_rule;
+use crate::trigger::TypeOptions;
 
 type Lists = BTreeMap<Arc<str>, Arc<List>>;
-
-const POLICY_KEYS: &[&str] = &[
-    "policy",
-    "enabled",
-    "alertMessage",
-    "comments",
-    "priority",
-    "confidence",
-    "categories",
-    "alertLabels",
-    "group",
-    "rules",
-    "responseActions",
-    "responseAction",
-    "dryRun",
-    "onUnknown",
-];
-
-const LIST_KEYS: &[&str] = &["type", "description", "list"];
 
 /// What a policy is decoded with.
 pub(super) struct PolicyContext<'a> {
@@ -56,8 +43,12 @@ pub(super) fn decode_policy(
     diagnostics: &mut Diagnostics,
 ) -> Option<Policy> {
     let name = context.name;
-    let mut attributes = Attributes::new(entries, POLICY_KEYS, diagnostics);
+    let mut attributes = Attributes::new(entries, POLICY_KEY_NAMES, diagnostics);
     let policy_type = policy_type(&mut attributes, context.capabilities)?;
+    keys_fit(&mut attributes, policy_type, &context.key.place);
+    check_silenced(&mut attributes);
+    let options = options(&mut attributes, policy_type);
+    let on_unknown = on_unknown(&mut attributes, policy_type);
     let actions = actions(&mut attributes, policy_type, context.capabilities);
     let rules = rules(&mut attributes, policy_type, context);
     let fields = rules
@@ -67,6 +58,7 @@ pub(super) fn decode_policy(
     Some(Policy {
         name: name.into(),
         policy_type,
+        options,
         enabled: attributes.bool("enabled").unwrap_or(true),
         alert_message: attributes.string("alertMessage").unwrap_or(name).to_owned(),
         comments: attributes.string("comments").unwrap_or_default().to_owned(),
@@ -77,28 +69,113 @@ pub(super) fn decode_policy(
             .name("confidence", Confidence::ALL.iter().map(|value| value.name()), Confidence::from_name)
             .unwrap_or(Confidence::Medium),
         categories: attributes.strings("categories").into_iter().map(|(text, _)| text.to_owned()).collect(),
-        alert_labels: labels(&mut attributes),
+        alert_labels: string_map(&mut attributes, "alertLabels"),
         group: attributes.string("group").map(str::to_owned),
         rules,
         actions,
         dry_run: attributes.bool("dryRun").unwrap_or(false),
-        on_unknown: attributes
-            .name("onUnknown", OnUnknown::ALL.iter().map(|value| value.name()), OnUnknown::from_name)
-            .unwrap_or(OnUnknown::Alert),
+        on_unknown,
         fields,
+        // Its place is known when it is put there.
+        index: 0,
     })
+}
+
+/// Reports keys that policies of the type do not have, and keys of its own that they must have.
+fn keys_fit(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, object: &Place) {
+    for spec in POLICY_KEYS.iter().filter(|spec| spec.offered != Offered::Everywhere) {
+        match attributes.get(spec.name) {
+            Some(entry) if !spec.offered_to(policy_type) => {
+                let types = PolicyType::ALL.iter().filter(|other| spec.offered_to(**other));
+                let types: Vec<_> = types.map(|other| format!("`{other}`")).collect();
+                let message = format!("policies of type `{policy_type}` have no key `{}`", spec.name);
+                let diagnostic = entry.key.place.error(Code::KeyNotOffered, message);
+                attributes.diagnostics.push(diagnostic.help(format!("policies of type {} have it", types.join(", "))));
+            }
+            None if spec.required && spec.offered_to(policy_type) => {
+                attributes.required(spec.name, object);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Only warnings can be silenced. The analyser reads which itself.
+fn check_silenced(attributes: &mut Attributes<'_, '_>) {
+    let warnings = Code::ALL.iter().filter(|code| code.severity() == Severity::Warning).map(|code| code.id());
+    for (text, node) in attributes.strings("silence") {
+        match Code::from_id(text).map(Code::severity) {
+            Some(Severity::Warning) => {}
+            Some(_) => {
+                let message = format!("`{text}` is an error, which cannot be silenced");
+                attributes.diagnostics.push(node.place.error(Code::UnknownName, message));
+            }
+            None => attributes.unknown_name(&format!("`{text}` is no warning"), text, node, warnings.clone()),
+        }
+    }
+}
+
+/// The keys that only policies of this type have.
+fn options(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType) -> TypeOptions {
+    match policy_type {
+        PolicyType::File => {
+            TypeOptions::File { timeout: attributes.seconds("timeout", MAX_SECONDS).unwrap_or_default() }
+        }
+        PolicyType::NewFileExec => {
+            let minutes = attributes.integer("fileTimeout", 1..=MAX_FILE_TIMEOUT).unwrap_or(30);
+            TypeOptions::NewFileExec { file_timeout: Duration::from_secs(minutes * 60) }
+        }
+        PolicyType::Chmod => {
+            let chosen = MODE_BITS.iter().filter(|(name, _)| attributes.bool(name) == Some(true));
+            TypeOptions::Chmod { bits: chosen.fold(0, |bits, (_, bit)| bits | bit) }
+        }
+        PolicyType::Segfault => TypeOptions::Segfault {
+            // In range, so it fits.
+            tolerance: attributes.integer("tolerance", 0..=MAX_TOLERANCE).unwrap_or(20) as u32,
+            duration: attributes.seconds("duration", MAX_SECONDS).unwrap_or(Duration::from_secs(60)),
+        },
+        PolicyType::Selinux => TypeOptions::Selinux { default: attributes.bool("default").unwrap_or(false) },
+        PolicyType::KernelPayload => TypeOptions::KernelPayload {
+            extra_large_memory_systems: attributes.bool("extraLargeMemorySystems").unwrap_or(false),
+        },
+        PolicyType::Kprobe | PolicyType::Uprobe => TypeOptions::Probe {
+            symbol: attributes.string("symbol").unwrap_or_default().to_owned(),
+            executable: attributes.string("executable").map(str::to_owned),
+            arguments: string_map(attributes, "arguments"),
+        },
+        _ => TypeOptions::None,
+    }
+}
+
+fn on_unknown(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType) -> OnUnknown {
+    let names = OnUnknown::NAMES.iter().copied();
+    let on_unknown = attributes.name("onUnknown", names, OnUnknown::from_name);
+    if policy_type != PolicyType::InteractiveShell {
+        return on_unknown.unwrap_or(OnUnknown::Alert);
+    }
+    if let (Some(old), Some(_)) = (attributes.get("alertOnIncompleteData"), attributes.get("onUnknown")) {
+        let message = "`alertOnIncompleteData` cannot stand beside `onUnknown`";
+        let help = "`alertOnIncompleteData: true` means `onUnknown: alert`, `false` means `ignore`; keep one of them";
+        attributes.diagnostics.push(old.key.place.error(Code::Conflict, message).help(help));
+    }
+    let older = |alert| if alert { OnUnknown::Alert } else { OnUnknown::Ignore };
+    on_unknown.or(attributes.bool("alertOnIncompleteData").map(older)).unwrap_or(OnUnknown::Alert)
 }
 
 fn policy_type(attributes: &mut Attributes<'_, '_>, capabilities: &Capabilities) -> Option<PolicyType> {
     let names = PolicyType::ALL.iter().map(|value| value.name());
     let policy_type = attributes.name("policy", names, PolicyType::from_name)?;
-    if policy_type != PolicyType::Program || !capabilities.offers_type(policy_type) {
-        let entry = attributes.get("policy")?;
-        let message = format!("policies of type `{policy_type}` are not supported by this version");
-        attributes.diagnostics.push(entry.value.place.error(Code::Unsupported, message));
-        return None;
-    }
-    Some(policy_type)
+    let entry = attributes.get("policy")?;
+    let missing = if !capabilities.allows_type(policy_type) {
+        let what = "put probes of their own into the kernel or into programs, which this sensor does not allow";
+        format!("policies of type `{policy_type}` {what}")
+    } else if !capabilities.offers_type(policy_type) {
+        format!("this sensor does not see what raises policies of type `{policy_type}`: {}", policy_type.meaning())
+    } else {
+        return Some(policy_type);
+    };
+    attributes.diagnostics.push(entry.value.place.error(Code::Unsupported, missing));
+    None
 }
 
 fn actions(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, capabilities: &Capabilities) -> ActionSet {
@@ -149,10 +226,10 @@ fn actions(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, capabil
     set
 }
 
-fn labels(attributes: &mut Attributes<'_, '_>) -> BTreeMap<String, String> {
-    let Some(entry) = attributes.get("alertLabels") else { return BTreeMap::new() };
+fn string_map(attributes: &mut Attributes<'_, '_>, name: &str) -> BTreeMap<String, String> {
+    let Some(entry) = attributes.get(name) else { return BTreeMap::new() };
     let Yaml::Mapping(entries) = &entry.value.value else {
-        attributes.wrong_type("alertLabels", "a mapping of strings to strings", &entry.value);
+        attributes.wrong_type(name, "a mapping of strings to strings", &entry.value);
         return BTreeMap::new();
     };
     let entries = unique_keys(entries.clone(), attributes.diagnostics);
@@ -160,11 +237,10 @@ fn labels(attributes: &mut Attributes<'_, '_>) -> BTreeMap<String, String> {
     for Entry { key, value } in &entries {
         match (&key.value, &value.value) {
             (Yaml::Scalar { text: key, .. }, Yaml::Scalar { text: value, .. }) => {
-                labels.insert(key.clone(), value.clone());
+                labels.insert(key.to_string(), value.to_string());
             }
             _ => {
-                let message =
-                    format!("`alertLabels` takes a mapping of strings to strings, not to {}", value.describe());
+                let message = format!("`{name}` takes a mapping of strings to strings, not to {}", value.describe());
                 attributes.diagnostics.push(value.place.error(Code::WrongType, message));
             }
         }
@@ -174,7 +250,7 @@ fn labels(attributes: &mut Attributes<'_, '_>) -> BTreeMap<String, String> {
 
 fn rules(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, context: &PolicyContext<'_>) -> Vec<Rule> {
     let PolicyContext { key, lists, limits, capabilities, regex_bytes, .. } = *context;
-    let Some(entry) = attributes.required("rules", key) else { return Vec::new() };
+    let Some(entry) = attributes.required("rules", &key.place) else { return Vec::new() };
     let before = attributes.diagnostics.as_slice().len();
     let texts = attributes.strings("rules");
     if texts.len() > limits.rules {
@@ -260,28 +336,51 @@ pub(super) fn decode_list(
     limits: &Limits,
     diagnostics: &mut Diagnostics,
 ) -> Option<List> {
-    let mut attributes = Attributes::new(entries, LIST_KEYS, diagnostics);
+    let mut attributes = Attributes::new(entries, LIST_KEY_NAMES, diagnostics);
+    check_silenced(&mut attributes);
     let description = attributes.string("description").unwrap_or_default().to_owned();
-    attributes.required("type", key)?;
+    attributes.required("type", &key.place)?;
     let names = ListType::ALL.iter().map(|value| value.name());
     let list_type = attributes.name("type", names, ListType::from_name)?;
-    let entry = attributes.required("list", key)?;
-    let Yaml::Sequence(items) = &entry.value.value else {
-        attributes.wrong_type("list", "a sequence", &entry.value);
-        return None;
-    };
-    if items.len() > limits.list_entries {
-        let message = format!("too many entries in a list: the limit `list_entries` is {}", limits.list_entries);
-        attributes.diagnostics.push(entry.key.place.error(Code::Limit, message));
-        return None;
+    if let Some(entry) = attributes.get("resolveEvery").filter(|_| list_type != ListType::Hosts) {
+        let message = format!("lists of type `{list_type}` have no key `resolveEvery`");
+        attributes.diagnostics.push(entry.key.place.error(Code::KeyNotOffered, message));
+    }
+    // A list whose entries are wrong is still the list that rules name.
+    let mut items: &[Node] = &[];
+    if let Some(entry) = attributes.required("list", &key.place) {
+        match &entry.value.value {
+            Yaml::Sequence(found) if found.len() <= limits.list_entries => items = found,
+            Yaml::Sequence(_) => {
+                let message =
+                    format!("too many entries in a list: the limit `list_entries` is {}", limits.list_entries);
+                attributes.diagnostics.push(entry.key.place.error(Code::Limit, message));
+            }
+            _ => attributes.wrong_type("list", "a sequence", &entry.value),
+        }
     }
     let entries = match list_type {
         ListType::Names | ListType::Paths => {
             Entries::Patterns(each(items, attributes.diagnostics, "a string", |node| text(node).map(Pattern::new)))
         }
         ListType::Hosts => {
-            let wanted = "an address or a CIDR block (domain names are not supported by this version)";
-            Entries::Hosts(each(items, attributes.diagnostics, wanted, |node| text(node).and_then(parse_network)))
+            let resolve_every = Duration::from_secs(
+                attributes.integer("resolveEvery", MIN_RESOLVE_EVERY..=MAX_SECONDS).unwrap_or(DEFAULT_RESOLVE_EVERY),
+            );
+            let wanted = "an address, a CIDR block or a domain name";
+            let mut hosts = Hosts::default();
+            each(items, attributes.diagnostics, wanted, |node| {
+                let text = text(node)?;
+                if let Some(network) = parse_network(text) {
+                    hosts.networks.push(network);
+                } else if is_domain_name(text) {
+                    hosts.names.push(Arc::new(HostName::new(text.to_ascii_lowercase(), resolve_every)));
+                } else {
+                    return None;
+                }
+                Some(())
+            });
+            Entries::Hosts(hosts)
         }
         ListType::Numbers => {
             let wanted = "an integer from 0, or a range such as `1-9`";
@@ -305,7 +404,12 @@ pub(super) fn strings(node: &Node, key: &str, diagnostics: &mut Diagnostics) -> 
     each(items, diagnostics, "a string", |node| text(node).map(str::to_owned))
 }
 
-fn each<T>(items: &[Node], diagnostics: &mut Diagnostics, wanted: &str, parse: impl Fn(&Node) -> Option<T>) -> Vec<T> {
+fn each<T>(
+    items: &[Node],
+    diagnostics: &mut Diagnostics,
+    wanted: &str,
+    mut parse: impl FnMut(&Node) -> Option<T>,
+) -> Vec<T> {
     let mut entries = Vec::with_capacity(items.len());
     for item in items {
         if diagnostics.is_full() {

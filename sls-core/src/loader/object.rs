@@ -1,50 +1,52 @@
 //! Typed access to the attributes of one object; whatever is not asked for is an unknown key.
 
 use std::collections::{HashMap, hash_map};
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use saphyr_parser::ScalarStyle;
 
-use super::yaml::{Entry, Node, Yaml};
+use super::yaml::{Entry, Node, Place, Yaml};
 use crate::diagnostic::{Code, Diagnostics, nearest};
 
 /// A longer text is not written out again, in quotes.
 const MAX_SUGGESTED: usize = 128;
 
 /// The attributes of an object while it is decoded.
-pub(super) struct Attributes<'a, 'd> {
+pub(crate) struct Attributes<'a, 'd> {
     entries: &'a [Entry],
     known: &'static [&'static str],
-    pub(super) diagnostics: &'d mut Diagnostics,
+    pub(crate) diagnostics: &'d mut Diagnostics,
 }
 
 impl<'a, 'd> Attributes<'a, 'd> {
     /// Attributes of which `known` may appear; any other key is reported at once.
-    pub(super) fn new(entries: &'a [Entry], known: &'static [&'static str], diagnostics: &'d mut Diagnostics) -> Self {
+    pub(crate) fn new(entries: &'a [Entry], known: &'static [&'static str], diagnostics: &'d mut Diagnostics) -> Self {
         let mut attributes = Self { entries, known, diagnostics };
         attributes.report_unknown_keys();
         attributes
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&'a Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Entry> {
         debug_assert!(self.known.contains(&key));
-        self.entries.iter().find(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if text == key))
+        self.entries.iter().find(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if **text == *key))
     }
 
-    /// A required attribute of the object whose key is `object`.
-    pub(super) fn required(&mut self, key: &str, object: &Node) -> Option<&'a Entry> {
+    /// A required attribute of the object whose key, or beginning, is at `object`.
+    pub(crate) fn required(&mut self, key: &str, object: &Place) -> Option<&'a Entry> {
         let entry = self.get(key);
         if entry.is_none() {
-            self.diagnostics.push(object.place.error(Code::MissingKey, format!("the key `{key}` is missing")));
+            self.diagnostics.push(object.error(Code::MissingKey, format!("the key `{key}` is missing")));
         }
         entry
     }
 
-    pub(super) fn string(&mut self, key: &str) -> Option<&'a str> {
+    pub(crate) fn string(&mut self, key: &str) -> Option<&'a str> {
         let entry = self.get(key)?;
         self.string_in(key, &entry.value)
     }
 
-    pub(super) fn string_in(&mut self, key: &str, node: &'a Node) -> Option<&'a str> {
+    pub(crate) fn string_in(&mut self, key: &str, node: &'a Node) -> Option<&'a str> {
         match &node.value {
             Yaml::Scalar { text, .. } if node.describe() == "a string" => Some(text),
             _ => {
@@ -54,7 +56,7 @@ impl<'a, 'd> Attributes<'a, 'd> {
         }
     }
 
-    pub(super) fn bool(&mut self, key: &str) -> Option<bool> {
+    pub(crate) fn bool(&mut self, key: &str) -> Option<bool> {
         let entry = self.get(key)?;
         match &entry.value.value {
             Yaml::Scalar { text, style: ScalarStyle::Plain } if plain_bool(text).is_some() => plain_bool(text),
@@ -65,8 +67,38 @@ impl<'a, 'd> Attributes<'a, 'd> {
         }
     }
 
+    /// An integer in `range`.
+    pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let entry = self.get(key)?;
+        let value = plain(&entry.value).and_then(|text| text.parse().ok()).filter(|number| range.contains(number));
+        if value.is_none() {
+            let wanted = format!("an integer from {} to {}", range.start(), range.end());
+            self.out_of_range(key, &wanted, &entry.value);
+        }
+        value
+    }
+
+    /// A number of seconds up to `max`.
+    pub(super) fn seconds(&mut self, key: &str, max: u64) -> Option<Duration> {
+        let entry = self.get(key)?;
+        let value = plain(&entry.value)
+            .and_then(|text| text.parse().ok())
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .filter(|duration| *duration <= Duration::from_secs(max));
+        if value.is_none() {
+            self.out_of_range(key, &format!("a number of seconds from 0 to {max}"), &entry.value);
+        }
+        value
+    }
+
+    fn out_of_range(&mut self, key: &str, wanted: &str, node: &Node) {
+        let found = plain(node).filter(|text| text.len() <= MAX_SUGGESTED).unwrap_or(node.describe());
+        let message = format!("`{key}` takes {wanted}, not {found}");
+        self.diagnostics.push(node.place.error(Code::WrongType, message));
+    }
+
     /// An attribute whose value is one of `names`.
-    pub(super) fn name<T>(
+    pub(crate) fn name<T>(
         &mut self,
         key: &str,
         names: impl Iterator<Item = &'static str> + Clone,
@@ -81,16 +113,24 @@ impl<'a, 'd> Attributes<'a, 'd> {
         value
     }
 
-    pub(super) fn strings(&mut self, key: &str) -> Vec<(&'a str, &'a Node)> {
-        let Some(entry) = self.get(key) else { return Vec::new() };
-        let Yaml::Sequence(items) = &entry.value.value else {
-            self.wrong_type(key, "a sequence of strings", &entry.value);
-            return Vec::new();
-        };
+    pub(crate) fn strings(&mut self, key: &str) -> Vec<(&'a str, &'a Node)> {
+        let items = self.sequence(key, "a sequence of strings");
         items.iter().filter_map(|item| self.string_in(key, item).map(|text| (text, item))).collect()
     }
 
-    pub(super) fn wrong_type(&mut self, key: &str, wanted: &str, node: &Node) {
+    /// The items of an attribute, which is `wanted`; none if it is missing.
+    pub(crate) fn sequence(&mut self, key: &str, wanted: &str) -> &'a [Node] {
+        match self.get(key).map(|entry| &entry.value) {
+            None => &[],
+            Some(Node { value: Yaml::Sequence(items), .. }) => items,
+            Some(node) => {
+                self.wrong_type(key, wanted, node);
+                &[]
+            }
+        }
+    }
+
+    pub(crate) fn wrong_type(&mut self, key: &str, wanted: &str, node: &Node) {
         let message = format!("`{key}` takes {wanted}, not {}", node.describe());
         let mut diagnostic = node.place.error(Code::WrongType, message);
         match &node.value {
@@ -104,7 +144,7 @@ impl<'a, 'd> Attributes<'a, 'd> {
         self.diagnostics.push(diagnostic);
     }
 
-    pub(super) fn unknown_name(
+    pub(crate) fn unknown_name(
         &mut self,
         message: &str,
         text: &str,
@@ -143,8 +183,16 @@ impl<'a, 'd> Attributes<'a, 'd> {
     }
 }
 
+/// The text of a number as it is written, which has no quotes.
+fn plain(node: &Node) -> Option<&str> {
+    match &node.value {
+        Yaml::Scalar { text, style: ScalarStyle::Plain } if node.describe() != "nothing" => Some(text),
+        _ => None,
+    }
+}
+
 /// The entries without those whose key was there before, which are reported.
-pub(super) fn unique_keys(entries: Vec<Entry>, diagnostics: &mut Diagnostics) -> Vec<Entry> {
+pub(crate) fn unique_keys(entries: Vec<Entry>, diagnostics: &mut Diagnostics) -> Vec<Entry> {
     let mut places = HashMap::new();
     entries
         .into_iter()
@@ -167,7 +215,7 @@ pub(super) fn unique_keys(entries: Vec<Entry>, diagnostics: &mut Diagnostics) ->
 }
 
 /// A bool as YAML 1.2's core schema writes it.
-pub(super) fn plain_bool(text: &str) -> Option<bool> {
+pub(crate) fn plain_bool(text: &str) -> Option<bool> {
     match text {
         "true" | "True" | "TRUE" => Some(true),
         "false" | "False" | "FALSE" => Some(false),

@@ -26,6 +26,17 @@ impl Place {
     pub(crate) fn error(&self, code: Code, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(code, &self.source, self.span, message)
     }
+
+    /// Its first line, for what is wrong with something long as a whole.
+    pub(crate) fn first_line(&self) -> Self {
+        let text = self.source.text.get(self.span.start..self.span.end).unwrap_or_default();
+        let len = text.find('\n').unwrap_or(text.len());
+        Self { source: self.source.clone(), span: Span::new(self.span.start, self.span.start + len) }
+    }
+
+    pub(crate) fn warning(&self, code: Code, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::warning(code, &self.source, self.span, message)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -36,7 +47,7 @@ pub(crate) struct Node {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Yaml {
-    Scalar { text: String, style: ScalarStyle },
+    Scalar { text: Box<str>, style: ScalarStyle },
     Sequence(Vec<Node>),
     Mapping(Vec<Entry>),
 }
@@ -71,7 +82,7 @@ impl Node {
         let Yaml::Scalar { text, style } = &self.value else { return whole };
         let Some(raw) = whole.source.text.get(whole.span.start..whole.span.end) else { return whole };
         let offset = |at: usize| match style {
-            ScalarStyle::Plain => (raw == text).then_some(at),
+            ScalarStyle::Plain => (*raw == **text).then_some(at),
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => offset_in_quotes(raw, at),
             _ => None,
         };
@@ -189,7 +200,7 @@ impl<'a> Builder<'a> {
                     self.check_tag(tag.as_deref(), span)?;
                     let span = self.trimmed(span, style);
                     let size = Size { nodes: 1, bytes: text.len(), depth: 0 };
-                    let node = self.node(span, Yaml::Scalar { text: text.into_owned(), style });
+                    let node = self.node(span, Yaml::Scalar { text: text.into(), style });
                     self.count(size, span)?;
                     self.keep(&node, anchor, size)?;
                     self.attach(node, size);
@@ -237,6 +248,12 @@ impl<'a> Builder<'a> {
 
     fn leave(&mut self, end: Span) -> Result<(), Diagnostic> {
         let Some(mut open) = self.open.pop() else { return Ok(()) };
+        // The parser's buffers are several times as large as what is in them, and so are those that grew.
+        match &mut open.node.value {
+            Yaml::Sequence(items) => items.shrink_to_fit(),
+            Yaml::Mapping(entries) => entries.shrink_to_fit(),
+            Yaml::Scalar { .. } => {}
+        }
         let start = open.node.place.span.start;
         open.node.place.span = self.trimmed(Span::new(start, end.end.max(start)), ScalarStyle::Plain);
         self.keep(&open.node, open.anchor, open.size)?;

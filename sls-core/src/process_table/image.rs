@@ -33,8 +33,10 @@ const TEXTS: [Field; 7] = [
 ];
 const REPLACED: usize = 5;
 
-/// The numbers that are kept.
-const NUMBERS: [Field; 5] = [Field::Uid, Field::Gid, Field::Euid, Field::Egid, Field::LoginUid];
+/// The numbers that are kept. An exec replaces the first [`REPLACED_NUMBERS`].
+const NUMBERS: [Field; 7] =
+    [Field::ProgramInode, Field::ProgramDevice, Field::Uid, Field::Gid, Field::Euid, Field::Egid, Field::LoginUid];
+const REPLACED_NUMBERS: usize = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct ProcessImage {
@@ -97,6 +99,17 @@ impl ProcessImage {
         match TEXTS.iter().position(|text| *text == field) {
             Some(slot) => Value::Text { bytes: self.text(slot), truncated: self.truncated.contains(field) },
             None => Value::Absent,
+        }
+    }
+
+    /// The whole path of the program, if it is the file that the event's program is.
+    pub(super) fn path_of_program(&self, event: &Event) -> Option<&[u8]> {
+        let same = |field| event.number(field).is_some_and(|number| self.value(field) == Value::Number(number));
+        match self.value(Field::ProgramName) {
+            Value::Text { bytes, truncated: false } if same(Field::ProgramInode) && same(Field::ProgramDevice) => {
+                Some(bytes)
+            }
+            _ => None,
         }
     }
 
@@ -197,6 +210,7 @@ impl ProcessImage {
                     image.numbers[slot] = number;
                     image.present.insert(field);
                 }
+                None if exec && slot < REPLACED_NUMBERS => {}
                 None => {
                     image.numbers[slot] = self.numbers[slot];
                     image.keep(self, field);

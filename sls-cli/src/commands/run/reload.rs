@@ -54,6 +54,7 @@ impl Watch {
             self.seen = now;
             match self.documents.load(self.capabilities.clone()) {
                 Ok(policies) => {
+                    super::log_warnings(&policies);
                     if reloads.send(policies).is_err() {
                         return;
                     }
