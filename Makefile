@@ -13,6 +13,8 @@ KERNEL ?= 6.12
 KERNELS ?= 5.10 6.1 6.12 6.18 7.3
 # Arguments of the spawn benchmark.
 BENCH_ARGS ?=
+# Arguments of the noise measurement.
+NOISE_ARGS ?=
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 10
 
@@ -109,14 +111,20 @@ audit: ## Known vulnerabilities of the dependencies (needs the network)
 	cargo deny check advisories
 
 .PHONY: bench
-bench: ## What the sensor costs: the engine, then a spawn loop with and without it (BENCH_ARGS="--check")
+bench: ## What the sensor costs: loading, the engine, a spawn loop with and without it (BENCH_ARGS="--check")
 	@.ci/setup.sh build
 	$(call heading,build)
 	cargo build --release -p sls-cli -p sls-benches
+	$(call heading,loading policies)
+	$(TARGET)/release/load $(filter --check,$(BENCH_ARGS))
 	$(call heading,the engine)
 	$(TARGET)/release/engine
 	$(call heading,spawn overhead)
 	$(SUDO) $(TARGET)/release/spawn-overhead $(BENCH_ARGS)
+
+.PHONY: noise
+noise: ## What the built-in content says to ordinary work on this machine (NOISE_ARGS="--check")
+	$(SUDO) .ci/noise.sh $(NOISE_ARGS)
 
 ##@ Work
 
