@@ -90,14 +90,15 @@ pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
 /// Explanations of one event. In the `brief` form a policy that ignores the event takes one line, below the others.
 pub(crate) fn explanations(event: &str, explanations: &[Explanation], brief: bool) -> String {
     let (ignoring, others): (Vec<_>, Vec<_>) =
-        explanations.iter().partition(|explanation| brief && explanation.outcome == "ignore");
+        explanations.iter().partition(|explanation| brief && matches!(explanation.outcome, "ignore" | "not raised"));
     let mut text = format!("{}\n", paint(BOLD, event));
     for explanation in others {
         let _ = writeln!(text, "  {}: {}", escape(&explanation.policy), outcome(explanation.outcome));
         text.push_str(&reasons(explanation, "    "));
     }
-    for Explanation { policy, outcome, rule, .. } in ignoring {
-        let _ = writeln!(text, "  {}", paint(DIM, &format!("{policy}: {outcome}, by {rule}")));
+    for Explanation { policy, outcome, rule, note, .. } in ignoring {
+        let reason = if rule.is_empty() { note.clone().unwrap_or_default() } else { format!("by {rule}") };
+        let _ = writeln!(text, "  {}", paint(DIM, &format!("{policy}: {outcome}, {reason}")));
     }
     text
 }
@@ -114,6 +115,9 @@ fn outcome(outcome: &str) -> String {
 /// The rules of a policy with the one that decided marked, the tests' values, and the plan.
 fn reasons(explanation: &Explanation, indent: &str) -> String {
     let mut text = String::new();
+    if let Some(note) = &explanation.note {
+        let _ = writeln!(text, "{indent}  {}", paint(DIM, note));
+    }
     let mut decided = false;
     for rule in &explanation.rules {
         let decides = !decided && rule.rule == explanation.rule;

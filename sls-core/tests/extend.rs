@@ -123,3 +123,12 @@ fn addresses_of_domain_names_survive_a_reload() {
     let addresses: Vec<_> = new.host_names().map(|name| name.addresses().len()).collect();
     assert_eq!(addresses, [1, 0]);
 }
+
+#[test]
+fn types_that_nothing_ordinary_raises_may_match_by_default() {
+    let warnings = |policy: &str| {
+        load(&format!("X: {{policy: {policy}, rules: [default match]}}")).unwrap().warnings().as_slice().len()
+    };
+    assert_eq!(warnings("segfault") + warnings("selinux") + warnings("chmod, suid: true"), 0);
+    assert_eq!((warnings("connect"), warnings("segfault, responseActions: [kill]")), (1, 1));
+}

@@ -8,7 +8,7 @@ use super::logic::{Conjunction, Fuel, implies};
 use super::rules::excludes;
 use crate::action::{Action, ActionSet};
 use crate::diagnostic::{Code, Span};
-use crate::policy::Policy;
+use crate::policy::{Policy, PolicyType};
 use crate::rule::{Comparison, Condition, Rule};
 use crate::schema::Field;
 use crate::syntax::RuleVerdict;
@@ -41,12 +41,21 @@ pub(super) fn check(policy: &Policy, fuel: &Fuel) -> Option<Finding> {
                 .help("match what is meant and end with `default ignore`, or `ignore` what has to go on"),
         );
     }
-    // To audit everything is what `audit` is for.
-    policy.actions.contains(Action::Alert).then(|| {
+    // To audit everything is what `audit` is for, and some types are raised by nothing ordinary.
+    (policy.actions.contains(Action::Alert) && is_raised_by_routine(policy.policy_type)).then(|| {
         finding(Code::MatchesEverything, "`default match` without an exception: an alert for every event".to_owned())
             .label(format!("whenever {}", policy.policy_type.meaning()))
             .help("match what is meant and end with `default ignore`; `audit` records everything")
     })
+}
+
+/// Whether ordinary work raises policies of the type all the time.
+fn is_raised_by_routine(policy_type: PolicyType) -> bool {
+    use PolicyType as P;
+    matches!(
+        policy_type,
+        P::Program | P::File | P::FileMonitor | P::Connect | P::NetworkService | P::Kprobe | P::Uprobe
+    )
 }
 
 fn rule_ignores(rule: &Rule) -> bool {
