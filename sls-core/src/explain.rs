@@ -97,9 +97,7 @@ pub(crate) fn explain(
     history: &mut History,
 ) -> Vec<Explanation> {
     let mut explanations: Vec<Explanation> = Vec::new();
-    let mut looks = 0;
     event.each_name(|event| {
-        looks += 1;
         let mut before = explanations.iter_mut();
         let mut added = Vec::new();
         for policy in policies.active().filter(|policy| raises(policy.policy_type, event.kind)) {

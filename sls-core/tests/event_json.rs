@@ -1,7 +1,11 @@
 //! Recorded events: what is written can be read, and what is read is checked.
 
+mod generators;
+
 use proptest::prelude::*;
 use sls_core::{Event, EventError, EventKind, Field, FieldKind, MAX_ANCESTORS, MAX_EVENT_LINE, UnknownKeys, Value};
+
+use generators::{Setting, is_derived};
 
 /// The same in every respect that the public interface shows.
 fn assert_same(left: &Event, right: &Event) {
@@ -32,18 +36,9 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-#[derive(Clone, Debug)]
-enum Setting {
-    Texts(Vec<Vec<u8>>),
-    Number(u64),
-    Bool(bool),
-    Host(std::net::IpAddr),
-}
-
 fn setting(field: Field) -> BoxedStrategy<Option<Setting>> {
-    let derived = [Field::ProcessPid, Field::ParentPid, Field::EventType, Field::Lineage].contains(&field);
     let value = match field.kind() {
-        _ if derived => return Just(None).boxed(),
+        _ if is_derived(field) => return Just(None).boxed(),
         _ if field == Field::ProgramArguments => {
             proptest::collection::vec(bytes(), 0..5).prop_map(Setting::Texts).boxed()
         }
@@ -80,18 +75,8 @@ fn event() -> impl Strategy<Value = Event> {
         (event.pidfd_inode, event.cgroup_id, event.pid_namespace, event.kernel_thread, event.exit_status) = rest;
         event.mount_namespace = mounts;
         for (field, setting) in Field::all().zip(settings) {
-            match setting {
-                None => {}
-                Some(Setting::Number(number)) => drop(event.set_number(field, number)),
-                Some(Setting::Bool(value)) => drop(event.set_bool(field, value)),
-                Some(Setting::Host(address)) => drop(event.set_host(field, address)),
-                Some(Setting::Texts(texts)) if field == Field::ProgramArguments => {
-                    event.set_arguments(texts.iter().map(|text| &**text));
-                }
-                Some(Setting::Texts(texts)) if field.spec().many => {
-                    event.set_texts(field, texts.iter().map(|text| &**text));
-                }
-                Some(Setting::Texts(texts)) => drop(event.set_text(field, &texts[0])),
+            if let Some(setting) = setting {
+                setting.apply(&mut event, field);
             }
             let bit = 1_u128 << field as u8;
             // A few marks: on fields with a value and on fields without.
