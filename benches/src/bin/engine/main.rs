@@ -25,7 +25,8 @@ use counting::{Counting, allocations, bytes};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const CONTENT: &str = include_str!("../../../../policies/linux.yaml");
+const CONTENT: &str =
+    concat!(include_str!("../../../../policies/lists.yaml"), include_str!("../../../../policies/linux.yaml"));
 
 /// An execution of find(1), as `sls record` printed it.
 const RECORDED: &str = include_str!("../../../data/exec.jsonl");

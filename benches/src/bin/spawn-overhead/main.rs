@@ -30,7 +30,8 @@ use victim::Victim;
 const USAGE: &str = "usage: spawn-overhead [--rounds N] [--spawns N] [--sls FILE] [--as-is] [--check]";
 
 /// The built-in content, for the run in this process.
-const CONTENT: &str = include_str!("../../../../policies/linux.yaml");
+const CONTENT: &str =
+    concat!(include_str!("../../../../policies/lists.yaml"), include_str!("../../../../policies/linux.yaml"));
 
 /// The least that a sensor can be given: one policy that nothing here matches.
 const ONE_POLICY: &str = "\
