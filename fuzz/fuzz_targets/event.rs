@@ -97,5 +97,6 @@ fn is_plain(field: Field) -> bool {
 
 fn is_text(field: Field) -> bool {
     matches!(field.kind(), FieldKind::Path | FieldKind::Name | FieldKind::Text)
-        && !matches!(field, Field::AncestorProgramName | Field::ProgramArguments)
+        && !field.spec().many
+        && field != Field::ProgramArguments
 }
