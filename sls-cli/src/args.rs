@@ -84,7 +84,7 @@ pub(crate) struct RunArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
     /// Policy documents; several are layers in this order.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "content", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Put the built-in content under them, as `sls run` does.
     #[arg(long)]
