@@ -19,7 +19,7 @@ use self::logic::Fuel;
 use self::rules::each_test;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, nearest};
 use crate::list::{List, ListType};
-use crate::loader::{Entry, Node, Yaml, selects};
+use crate::loader::{Entry, Node, Yaml, attribute, selects};
 use crate::policy::{Policy, PolicySet};
 use crate::rule::{Comparison, Test};
 use crate::schema::{FieldKind, FieldSet};
@@ -194,8 +194,7 @@ impl<'a> Lint<'a> {
     /// Keeps a finding, unless its object silences it.
     fn push(&mut self, source: Source<'_>, finding: Diagnostic) {
         let code = finding.code.id();
-        let silences = |item: &Node| matches!(&item.value, Yaml::Scalar { text, .. } if **text == *code);
-        if !items(source.entries, "silence").iter().any(silences) {
+        if !items(source.entries, "silence").iter().any(|item| item.scalar() == Some(code)) {
             self.warnings.push(finding);
         }
     }
@@ -301,10 +300,6 @@ impl<'a> Lint<'a> {
             self.warnings.push(warning);
         }
     }
-}
-
-fn attribute<'n>(entries: &'n [Entry], key: &str) -> Option<&'n Entry> {
-    entries.iter().find(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if **text == *key))
 }
 
 fn items<'n>(entries: &'n [Entry], key: &str) -> &'n [Node] {

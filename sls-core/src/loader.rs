@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use self::decode::{PolicyContext, decode_list, decode_policy};
 use self::yaml::Place;
-pub(crate) use self::yaml::{Entry, Node, Yaml};
+pub(crate) use self::yaml::{Entry, Node, Yaml, attribute};
 use crate::capabilities::Capabilities;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::limits::Limits;
@@ -214,9 +214,9 @@ impl Objects {
             Some(index) => {
                 let entries = &mut self.order[*index].entries;
                 let places: HashMap<_, _> =
-                    (0..).zip(&*entries).filter_map(|(at, entry)| Some((name_of(&entry.key)?, at))).collect();
+                    (0..).zip(&*entries).filter_map(|(at, entry)| Some((entry.key.scalar()?, at))).collect();
                 let places: Vec<Option<usize>> =
-                    attributes.iter().map(|attribute| places.get(name_of(&attribute.key)?).copied()).collect();
+                    attributes.iter().map(|attribute| places.get(attribute.key.scalar()?).copied()).collect();
                 for (attribute, place) in attributes.into_iter().zip(places) {
                     match place {
                         Some(at) => entries[at] = attribute,
@@ -333,7 +333,7 @@ impl Object {
     }
 
     fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if **text == *key))
+        attribute(&self.entries, key).is_some()
     }
 }
 
@@ -347,14 +347,6 @@ fn selected(group: Option<&str>, selectors: Option<&[String]>) -> bool {
 
 pub(crate) fn selects(selector: &str, group: &str) -> bool {
     group.strip_prefix(selector).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
-/// The text of a key, if it is one.
-fn name_of(key: &Node) -> Option<&str> {
-    match &key.value {
-        Yaml::Scalar { text, .. } => Some(text),
-        _ => None,
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

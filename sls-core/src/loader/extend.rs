@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::name_of;
 use super::yaml::{Entry, Node, Yaml};
 use crate::diagnostic::{Code, Diagnostics, nearest};
 use crate::keys::OVERRIDE_KEYS;
@@ -10,7 +9,7 @@ use crate::keys::OVERRIDE_KEYS;
 /// Takes the extending attributes out of an override.
 pub(super) fn split(attributes: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
     let extends =
-        |entry: &Entry| name_of(&entry.key).is_some_and(|key| OVERRIDE_KEYS.iter().any(|spec| spec.name == key));
+        |entry: &Entry| entry.key.scalar().is_some_and(|key| OVERRIDE_KEYS.iter().any(|spec| spec.name == key));
     attributes.into_iter().partition(|entry| !extends(entry))
 }
 
@@ -22,7 +21,7 @@ pub(super) fn report_unfounded<'n>(
     diagnostics: &mut Diagnostics,
 ) {
     for Entry { key, .. } in extensions {
-        let message = format!("no earlier document defines `{object}`, which `{}` extends", name_of(key).unwrap_or(""));
+        let message = format!("no earlier document defines `{object}`, which `{}` extends", key.scalar().unwrap_or(""));
         let mut diagnostic = key.place.error(Code::NothingToExtend, message);
         if let Some(name) = nearest(object, names.clone()) {
             diagnostic = diagnostic.help(format!("there is `{name}`"));
@@ -35,20 +34,20 @@ pub(super) fn report_unfounded<'n>(
 pub(super) fn apply(entries: &mut [Entry], extensions: Vec<Entry>, diagnostics: &mut Diagnostics) {
     let mut ordered: Vec<_> = OVERRIDE_KEYS.iter().map(|_| None).collect();
     for extension in extensions {
-        let place = OVERRIDE_KEYS.iter().position(|spec| Some(spec.name) == name_of(&extension.key));
+        let place = OVERRIDE_KEYS.iter().position(|spec| Some(spec.name) == extension.key.scalar());
         if let Some(place) = place {
             ordered[place] = Some(extension);
         }
     }
     for Entry { key, value } in ordered.into_iter().flatten() {
-        let name = name_of(&key).unwrap_or("").to_owned();
+        let name = key.scalar().unwrap_or("").to_owned();
         let extended = if name == "rulesBefore" { "rules" } else { "list" };
         let Yaml::Sequence(items) = value.value else {
             let message = format!("`{name}` takes a sequence, not {}", value.describe());
             diagnostics.push(value.place.error(Code::WrongType, message));
             continue;
         };
-        let target = entries.iter_mut().find(|entry| name_of(&entry.key) == Some(extended));
+        let target = entries.iter_mut().find(|entry| entry.key.scalar() == Some(extended));
         let Some(Entry { value: Node { value: Yaml::Sequence(target), .. }, .. }) = target else {
             let message = format!("`{name}` extends the key `{extended}`, which is not a sequence here");
             diagnostics.push(key.place.error(Code::NothingToExtend, message));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use saphyr_parser::ScalarStyle;
 
-use super::yaml::{Entry, Node, Place, Yaml};
+use super::yaml::{Entry, Node, Place, Yaml, attribute};
 use crate::diagnostic::{Code, Diagnostics, nearest};
 
 /// A longer text is not written out again, in quotes.
@@ -29,7 +29,7 @@ impl<'a, 'd> Attributes<'a, 'd> {
 
     pub(crate) fn get(&self, key: &str) -> Option<&'a Entry> {
         debug_assert!(self.known.contains(&key));
-        self.entries.iter().find(|entry| matches!(&entry.key.value, Yaml::Scalar { text, .. } if **text == *key))
+        attribute(self.entries, key)
     }
 
     /// A required attribute of the object whose key, or beginning, is at `object`.

@@ -58,7 +58,20 @@ pub(crate) struct Entry {
     pub(crate) value: Node,
 }
 
+/// The entry with this key.
+pub(crate) fn attribute<'n>(entries: &'n [Entry], key: &str) -> Option<&'n Entry> {
+    entries.iter().find(|entry| entry.key.scalar() == Some(key))
+}
+
 impl Node {
+    /// The text of a scalar.
+    pub(crate) fn scalar(&self) -> Option<&str> {
+        match &self.value {
+            Yaml::Scalar { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
     /// What the node is, for messages.
     pub(crate) fn describe(&self) -> &'static str {
         match &self.value {

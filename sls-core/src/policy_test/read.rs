@@ -270,7 +270,7 @@ fn wrong_value(error: EventError, key: &Node, value: &Node) -> Diagnostic {
         }
         EventError::UnknownName { key, name, suggestion } => {
             let items = if let Yaml::Sequence(items) = &value.value { &**items } else { &[] };
-            let item = items.iter().find(|item| matches!(&item.value, Yaml::Scalar { text, .. } if **text == *name));
+            let item = items.iter().find(|item| item.scalar() == Some(&name));
             let place = &item.unwrap_or(value).place;
             (place.error(Code::UnknownName, format!("`{key}` cannot be `{name}`")), suggestion)
         }
