@@ -129,20 +129,55 @@ const fn mode_bit(name: &'static str, meaning: &'static str) -> KeySpec {
     own(&[P::Chmod], key(name, KeyKind::Bool, Some("false"), meaning))
 }
 
-/// The longest `timeout` of a file policy and `duration` of a segfault policy, in seconds: a day.
-pub(crate) const MAX_SECONDS: u64 = 24 * 60 * 60;
+/// A day, in seconds.
+const DAY: u64 = 24 * 60 * 60;
 
-/// The longest `fileTimeout`, in minutes: a week.
-pub(crate) const MAX_FILE_TIMEOUT: u64 = 7 * 24 * 60;
+/// Of `file`.
+pub(crate) const TIMEOUT: KeySpec = own(
+    &[P::File],
+    key(
+        "timeout",
+        KeyKind::Seconds { max: DAY },
+        Some("0"),
+        "seconds for which a file is not reported again; a policy with an active action responds each time",
+    ),
+);
 
-/// The highest `tolerance`: so many crashes have to be remembered for each program.
-pub(crate) const MAX_TOLERANCE: u64 = 1_000;
+/// Of `newFileExec`; at most a week.
+pub(crate) const FILE_TIMEOUT: KeySpec = own(
+    &[P::NewFileExec],
+    key(
+        "fileTimeout",
+        KeyKind::Integer { min: 1, max: 7 * 24 * 60 },
+        Some("30"),
+        "minutes for which a file is new after it was created or modified",
+    ),
+);
 
-/// The shortest `resolveEvery`, in seconds.
-pub(crate) const MIN_RESOLVE_EVERY: u64 = 10;
+/// Of `segfault`. So many crashes have to be remembered for each program.
+pub(crate) const TOLERANCE: KeySpec = own(
+    &[P::Segfault],
+    key(
+        "tolerance",
+        KeyKind::Integer { min: 0, max: 1_000 },
+        Some("20"),
+        "how many crashes of one program are tolerated in `duration`",
+    ),
+);
 
-/// `resolveEvery` unless it is given, in seconds.
-pub(crate) const DEFAULT_RESOLVE_EVERY: u64 = 300;
+/// Of `segfault`.
+pub(crate) const DURATION: KeySpec = own(
+    &[P::Segfault],
+    key("duration", KeyKind::Seconds { max: DAY }, Some("60.0"), "seconds in which crashes are counted"),
+);
+
+/// Of lists of hosts.
+pub(crate) const RESOLVE_EVERY: KeySpec = key(
+    "resolveEvery",
+    KeyKind::Integer { min: 10, max: DAY },
+    Some("300"),
+    "of `hosts`: seconds after which domain names are resolved again",
+);
 
 /// The keys of policies; those that only some types have come last.
 pub const POLICY_KEYS: &[KeySpec] = &[
@@ -161,24 +196,8 @@ pub const POLICY_KEYS: &[KeySpec] = &[
     key("dryRun", KeyKind::Bool, Some("false"), "plan, guard and report the actions, carry none out"),
     key("onUnknown", KeyKind::OneOf(OnUnknown::NAMES), Some("alert"), "what an event does that a rule cannot decide"),
     key("silence", KeyKind::Texts, Some("[]"), "codes of warnings that are not given about it, such as `SLS112`"),
-    own(
-        &[P::File],
-        key(
-            "timeout",
-            KeyKind::Seconds { max: MAX_SECONDS },
-            Some("0"),
-            "seconds for which a file is not reported again; a policy with an active action responds each time",
-        ),
-    ),
-    own(
-        &[P::NewFileExec],
-        key(
-            "fileTimeout",
-            KeyKind::Integer { min: 1, max: MAX_FILE_TIMEOUT },
-            Some("30"),
-            "minutes for which a file is new after it was created or modified",
-        ),
-    ),
+    TIMEOUT,
+    FILE_TIMEOUT,
     mode_bit("suid", "set-user-id"),
     mode_bit("sgid", "set-group-id"),
     mode_bit("svtx", "sticky"),
@@ -200,19 +219,8 @@ pub const POLICY_KEYS: &[KeySpec] = &[
             "the older form of `onUnknown`: `true` means `alert`, `false` means `ignore`",
         ),
     ),
-    own(
-        &[P::Segfault],
-        key(
-            "tolerance",
-            KeyKind::Integer { min: 0, max: MAX_TOLERANCE },
-            Some("20"),
-            "how many crashes of one program are tolerated in `duration`",
-        ),
-    ),
-    own(
-        &[P::Segfault],
-        key("duration", KeyKind::Seconds { max: MAX_SECONDS }, Some("60.0"), "seconds in which crashes are counted"),
-    ),
+    TOLERANCE,
+    DURATION,
     own(&[P::Selinux], key("default", KeyKind::Bool, Some("false"), "accepted for compatibility; has no effect")),
     own(
         &[P::KernelPayload],
@@ -236,12 +244,7 @@ pub const LIST_KEYS: &[KeySpec] = &[
     required("type", KeyKind::OneOf(ListType::NAMES), "what the list holds"),
     key("description", KeyKind::Text, Some("\"\""), "free text"),
     required("list", KeyKind::Entries, "the entries"),
-    key(
-        "resolveEvery",
-        KeyKind::Integer { min: MIN_RESOLVE_EVERY, max: MAX_SECONDS },
-        Some("300"),
-        "of `hosts`: seconds after which domain names are resolved again",
-    ),
+    RESOLVE_EVERY,
     key("silence", KeyKind::Texts, Some("[]"), "codes of warnings that are not given about it, such as `SLS112`"),
 ];
 

@@ -12,8 +12,7 @@ use crate::capabilities::Capabilities;
 use crate::check::{Checker, parse_network};
 use crate::diagnostic::{Code, Diagnostics, Severity, Span};
 use crate::keys::{
-    DEFAULT_RESOLVE_EVERY, LIST_KEY_NAMES, MAX_FILE_TIMEOUT, MAX_SECONDS, MAX_TOLERANCE, MIN_RESOLVE_EVERY, MODE_BITS,
-    POLICY_KEY_NAMES, POLICY_KEYS,
+    DURATION, FILE_TIMEOUT, LIST_KEY_NAMES, MODE_BITS, POLICY_KEY_NAMES, POLICY_KEYS, RESOLVE_EVERY, TIMEOUT, TOLERANCE,
 };
 use crate::limits::Limits;
 use crate::list::{Entries, HostName, Hosts, Lineage, List, ListType, is_domain_name};
@@ -118,12 +117,9 @@ fn check_silenced(attributes: &mut Attributes<'_, '_>) {
 /// The keys that only policies of this type have.
 fn options(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType) -> TypeOptions {
     match policy_type {
-        PolicyType::File => {
-            TypeOptions::File { timeout: attributes.seconds("timeout", MAX_SECONDS).unwrap_or_default() }
-        }
+        PolicyType::File => TypeOptions::File { timeout: attributes.seconds(&TIMEOUT) },
         PolicyType::NewFileExec => {
-            let minutes = attributes.integer("fileTimeout", 1..=MAX_FILE_TIMEOUT).unwrap_or(30);
-            TypeOptions::NewFileExec { file_timeout: Duration::from_secs(minutes * 60) }
+            TypeOptions::NewFileExec { file_timeout: Duration::from_secs(attributes.integer(&FILE_TIMEOUT) * 60) }
         }
         PolicyType::Chmod => {
             let chosen = MODE_BITS.iter().filter(|(name, _)| attributes.bool(name) == Some(true));
@@ -131,8 +127,8 @@ fn options(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType) -> Type
         }
         PolicyType::Segfault => TypeOptions::Segfault {
             // In range, so it fits.
-            tolerance: attributes.integer("tolerance", 0..=MAX_TOLERANCE).unwrap_or(20) as u32,
-            duration: attributes.seconds("duration", MAX_SECONDS).unwrap_or(Duration::from_secs(60)),
+            tolerance: attributes.integer(&TOLERANCE) as u32,
+            duration: attributes.seconds(&DURATION),
         },
         PolicyType::Selinux => TypeOptions::Selinux { default: attributes.bool("default").unwrap_or(false) },
         PolicyType::KernelPayload => TypeOptions::KernelPayload {
@@ -364,9 +360,7 @@ pub(super) fn decode_list(
             Entries::Patterns(each(items, attributes.diagnostics, "a string", |node| text(node).map(Pattern::new)))
         }
         ListType::Hosts => {
-            let resolve_every = Duration::from_secs(
-                attributes.integer("resolveEvery", MIN_RESOLVE_EVERY..=MAX_SECONDS).unwrap_or(DEFAULT_RESOLVE_EVERY),
-            );
+            let resolve_every = Duration::from_secs(attributes.integer(&RESOLVE_EVERY));
             let wanted = "an address, a CIDR block or a domain name";
             let mut hosts = Hosts::default();
             each(items, attributes.diagnostics, wanted, |node| {

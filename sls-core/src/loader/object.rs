@@ -1,13 +1,13 @@
 //! Typed access to the attributes of one object; whatever is not asked for is an unknown key.
 
 use std::collections::{HashMap, hash_map};
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use saphyr_parser::ScalarStyle;
 
 use super::yaml::{Entry, Node, Place, Yaml, attribute};
 use crate::diagnostic::{Code, Diagnostics, nearest};
+use crate::keys::{KeyKind, KeySpec};
 
 /// A longer text is not written out again, in quotes.
 const MAX_SUGGESTED: usize = 128;
@@ -67,28 +67,31 @@ impl<'a, 'd> Attributes<'a, 'd> {
         }
     }
 
-    /// An integer in `range`.
-    pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let entry = self.get(key)?;
-        let value = plain(&entry.value).and_then(|text| text.parse().ok()).filter(|number| range.contains(number));
-        if value.is_none() {
-            let wanted = format!("an integer from {} to {}", range.start(), range.end());
-            self.out_of_range(key, &wanted, &entry.value);
-        }
-        value
+    /// An integer in the range that the table of keys has, or else the default there.
+    pub(super) fn integer(&mut self, spec: &KeySpec) -> u64 {
+        let KeyKind::Integer { min, max } = spec.kind else { return 0 };
+        let parse = |text: &str| text.parse().ok().filter(|number| (min..=max).contains(number));
+        self.number(spec, &format!("an integer from {min} to {max}"), parse)
     }
 
-    /// A number of seconds up to `max`.
-    pub(super) fn seconds(&mut self, key: &str, max: u64) -> Option<Duration> {
-        let entry = self.get(key)?;
-        let value = plain(&entry.value)
-            .and_then(|text| text.parse().ok())
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-            .filter(|duration| *duration <= Duration::from_secs(max));
-        if value.is_none() {
-            self.out_of_range(key, &format!("a number of seconds from 0 to {max}"), &entry.value);
+    /// A number of seconds in the range that the table of keys has, or else the default there.
+    pub(super) fn seconds(&mut self, spec: &KeySpec) -> Duration {
+        let KeyKind::Seconds { max } = spec.kind else { return Duration::ZERO };
+        let parse = |text: &str| {
+            let duration = Duration::try_from_secs_f64(text.parse().ok()?).ok();
+            duration.filter(|duration| *duration <= Duration::from_secs(max))
+        };
+        self.number(spec, &format!("a number of seconds from 0 to {max}"), parse)
+    }
+
+    fn number<T: Default>(&mut self, spec: &KeySpec, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> T {
+        if let Some(entry) = self.get(spec.name) {
+            match plain(&entry.value).and_then(&parse) {
+                Some(number) => return number,
+                None => self.out_of_range(spec.name, wanted, &entry.value),
+            }
         }
-        value
+        spec.default.and_then(parse).unwrap_or_default()
     }
 
     fn out_of_range(&mut self, key: &str, wanted: &str, node: &Node) {
