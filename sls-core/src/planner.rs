@@ -1,5 +1,6 @@
 //! From a decision to a plan: pure, so that a dry run and a real run plan the same.
 
+use std::cell::LazyCell;
 use std::fmt;
 
 use crate::action::{Action, Permission, PlannedAction, Refusal, Target, TargetType};
@@ -149,10 +150,12 @@ impl ActionPlanner for GuardedPlanner {
             // Doubt is worth an alert even where the policy acts in silence.
             OnUnknown::Alert => return Plan::report(report.or(Some(MessageType::Alert))),
         }
+        // The guards are asked once, and only if something is to be done.
+        let guarded = LazyCell::new(|| self.guards.refusal(event));
         let mut plan = Plan::report(report);
         for action in policy.actions.iter() {
             let Some(target_type) = action.target_type() else { continue };
-            let (target, refusal) = self.target(target_type, event);
+            let (target, refusal) = target(target_type, event, || *guarded);
             let permission = match refusal {
                 Some(refusal) => Permission::Refused(refusal),
                 None if *dry_run || policy.dry_run => Permission::DryRun,
@@ -164,28 +167,23 @@ impl ActionPlanner for GuardedPlanner {
     }
 }
 
-impl GuardedPlanner {
-    /// What an action acts on, and why it may not.
-    fn target(&self, target_type: TargetType, event: &Event) -> (Target, Option<Refusal>) {
-        let refused = |guard, reason| (Target::Unidentified, Some(Refusal::new(guard, reason)));
-        match target_type {
-            TargetType::Process => {
-                let target = Target::Process { key: event.process, pidfd_inode: event.pidfd_inode };
-                (target, self.guards.refusal(event))
-            }
-            TargetType::Operation => (Target::Operation, self.guards.refusal(event)),
-            TargetType::Container if event.value(Field::ContainerId) == Value::Absent => {
-                refused("container", "the process runs outside a container")
-            }
-            TargetType::Container => match event.cgroup_id {
-                Some(cgroup_id) => (Target::Container { cgroup_id }, self.guards.refusal(event)),
-                None => refused("container-identity", "the event does not identify the container's cgroup"),
-            },
-            TargetType::File => match (event.number(Field::FileDevice), event.number(Field::FileInode)) {
-                (Some(device), Some(inode)) => (Target::File { device, inode }, None),
-                _ => refused("file-identity", "the event does not identify the file by device and inode"),
-            },
+/// What an action acts on, and why it may not; `guarded` tells whether the guards protect the process.
+fn target(target_type: TargetType, event: &Event, guarded: impl Fn() -> Option<Refusal>) -> (Target, Option<Refusal>) {
+    let refused = |guard, reason| (Target::Unidentified, Some(Refusal::new(guard, reason)));
+    match target_type {
+        TargetType::Process => (Target::Process { key: event.process, pidfd_inode: event.pidfd_inode }, guarded()),
+        TargetType::Operation => (Target::Operation, guarded()),
+        TargetType::Container if event.value(Field::ContainerId) == Value::Absent => {
+            refused("container", "the process runs outside a container")
         }
+        TargetType::Container => match event.cgroup_id {
+            Some(cgroup_id) => (Target::Container { cgroup_id }, guarded()),
+            None => refused("container-identity", "the event does not identify the container's cgroup"),
+        },
+        TargetType::File => match (event.number(Field::FileDevice), event.number(Field::FileInode)) {
+            (Some(device), Some(inode)) => (Target::File { device, inode }, None),
+            _ => refused("file-identity", "the event does not identify the file by device and inode"),
+        },
     }
 }
 
