@@ -231,9 +231,11 @@ impl Engine {
         self.enrich(event);
         let Self { matcher, planner, detections, dry_run, stats, history, .. } = self;
         event.each_name(|event| {
+            // Those under a file's other name; none at the first look.
+            let earlier = detections.len();
             matcher.decide(event, &mut |decision| {
-                // What was found under a file's other name stands, unless this is certain and that was not.
-                let before = detections.iter().position(|done| Arc::ptr_eq(&done.policy, decision.policy));
+                // What was found there stands, unless this is certain and that was not.
+                let before = detections[..earlier].iter().position(|done| Arc::ptr_eq(&done.policy, decision.policy));
                 if before.is_some_and(|at| detections[at].certain || !decision.certain) {
                     return;
                 }
