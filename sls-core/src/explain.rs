@@ -102,14 +102,15 @@ pub(crate) fn explain(
         let mut added = Vec::new();
         for policy in policies.active().filter(|policy| raises(policy.policy_type, event.kind)) {
             let previous = before.next();
+            let outcome = outcome(policy, event);
+            let certain = outcome.is_some_and(|outcome| outcome.certain && outcome.is_response());
             // As the engine does, it asks again only for more certainty.
-            let certain = || outcome(policy, event).is_some_and(|outcome| outcome.certain && outcome.is_response());
             match previous.as_ref().map(|previous| previous.outcome) {
                 Some(MATCH) => continue,
-                Some(UNDECIDED) if !certain() => continue,
+                Some(UNDECIDED) if !certain => continue,
                 _ => {}
             }
-            let explanation = explain_policy(policy, event, planner, dry_run, history);
+            let explanation = explain_policy(policy, outcome, event, planner, dry_run, history);
             match previous {
                 // Under which name more is to be said.
                 Some(previous) if rank(&explanation) > rank(previous) => *previous = explanation,
@@ -137,6 +138,7 @@ fn rank(explanation: &Explanation) -> u8 {
 
 fn explain_policy(
     policy: &Arc<Policy>,
+    outcome: Option<Outcome>,
     event: &Event,
     planner: &dyn ActionPlanner,
     dry_run: bool,
@@ -152,7 +154,7 @@ fn explain_policy(
         report: None,
         plan: Vec::new(),
     };
-    let Some(outcome) = outcome(policy, event) else {
+    let Some(outcome) = outcome else {
         explanation.note = Some(format!("the policy is raised when {}", policy.policy_type.meaning()));
         return explanation;
     };
