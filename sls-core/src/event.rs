@@ -445,11 +445,7 @@ impl Event {
 
     /// Gives `to` the text of `from`, without copying it.
     pub(crate) fn copy_text(&mut self, from: Field, to: Field) {
-        if self.present.contains(from) && !self.unknown.contains(from) {
-            let truncated = self.truncated.contains(from);
-            self.set(to, self.slots[from as usize], true);
-            self.truncated.assign(to, truncated);
-        }
+        self.set_state(to, self.state(from));
     }
 
     /// Says that the value just set is only a part.
