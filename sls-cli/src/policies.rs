@@ -25,8 +25,17 @@ impl Documents {
 
     /// Loads them all, against what this sensor can do.
     pub(crate) fn load(&self, capabilities: Capabilities) -> Result<PolicySet, Diagnostics> {
+        self.load_with(PolicyLoader::new().capabilities(capabilities))
+    }
+
+    /// The same for commands that show warnings: those of links on this host are among them, for which each path is
+    /// looked up.
+    pub(crate) fn load_for_this_host(&self, capabilities: Capabilities) -> Result<PolicySet, Diagnostics> {
+        self.load_with(PolicyLoader::new().capabilities(capabilities).resolve_links(resolve_links))
+    }
+
+    fn load_with(&self, mut loader: PolicyLoader) -> Result<PolicySet, Diagnostics> {
         let limits = Limits::default();
-        let mut loader = PolicyLoader::new().capabilities(capabilities).resolve_links(resolve_links);
         if self.content {
             for (name, text) in content::DOCUMENTS {
                 loader = loader.content(*name, *text);

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &CheckArgs, format: Option<Format>) -> anyhow::Result<An
     let json = format.unwrap_or(default_format()) == Format::Json;
     let documents = Documents::of(&args.files, args.content);
     let mut out = anstream::stdout();
-    match documents.load(capabilities(args.any_sensor)) {
+    match documents.load_for_this_host(capabilities(args.any_sensor)) {
         Ok(policies) => {
             let warnings = policies.warnings();
             let (count, lists) = (policies.policies().len(), policies.lists().len());

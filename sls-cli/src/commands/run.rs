@@ -57,8 +57,10 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let capabilities = Capabilities::new(|kind| builder.provides(kind), responder.supports());
     // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
     let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
-    let policies =
-        settings.documents.load(capabilities).map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
+    let policies = settings
+        .documents
+        .load_for_this_host(capabilities)
+        .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
     log_warnings(&policies);
     let mut engine = engine(policies, &settings, &host, utc_offset)?;
 

@@ -52,7 +52,7 @@ impl Watch {
                 continue;
             }
             self.seen = now;
-            match self.documents.load(self.capabilities.clone()) {
+            match self.documents.load_for_this_host(self.capabilities.clone()) {
                 Ok(policies) => {
                     super::log_warnings(&policies);
                     if reloads.send(policies).is_err() {
