@@ -4,6 +4,8 @@
 // A helper of a test fails like the test.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod golden;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -12,12 +14,7 @@ use sls_core::{Code, Severity};
 #[test]
 fn the_diagnostic_reference_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/diagnostics.md");
-    let wanted = reference();
-    if std::env::var_os("SLS_BLESS").is_some() {
-        std::fs::write(&path, &wanted).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap();
-    assert!(found == wanted, "{} is not what the codes say; bless it", path.display());
+    golden::check(&path, &reference(), "what the codes say");
 }
 
 fn reference() -> String {

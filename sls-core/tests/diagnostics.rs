@@ -4,6 +4,8 @@
 // A helper of a test fails like the test.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod golden;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,13 +26,7 @@ fn compare(name: &str, diagnostics: &Diagnostics) {
     let json: Vec<_> =
         diagnostics.as_slice().iter().map(|diagnostic| serde_json::to_string(diagnostic).unwrap()).collect();
     let found = format!("{diagnostics}\n\n{}\n", json.join("\n"));
-    let path = directory().join(format!("{name}.txt"));
-    if std::env::var_os("SLS_BLESS").is_some() {
-        fs::write(&path, &found).unwrap();
-        return;
-    }
-    let wanted = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert_eq!(found, wanted, "{name}: the diagnostics differ from {}", path.display());
+    golden::check(&directory().join(format!("{name}.txt")), &found, name);
 }
 
 #[test]

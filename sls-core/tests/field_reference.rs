@@ -3,6 +3,8 @@
 // A helper of a test fails like the test.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod golden;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -11,12 +13,7 @@ use sls_core::{Action, FieldKind, KeySpec, LIST_KEYS, ListType, Offered, POLICY_
 #[test]
 fn the_field_reference_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/fields.md");
-    let wanted = reference();
-    if std::env::var_os("SLS_BLESS").is_some() {
-        std::fs::write(&path, &wanted).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap();
-    assert!(found == wanted, "{} is not what the schema says; bless it", path.display());
+    golden::check(&path, &reference(), "what the schema says");
 }
 
 fn reference() -> String {

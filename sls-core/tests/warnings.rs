@@ -4,6 +4,8 @@
 // A helper of a test fails like the test.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod golden;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -56,12 +58,7 @@ fn documents_get_their_golden_warnings() {
         seen.extend(warnings.as_slice().iter().map(|warning| warning.code));
         assert!(warnings.as_slice().iter().all(|warning| warning.severity == Severity::Warning));
         let found = format!("{warnings}\n");
-        let golden = path.with_extension("txt");
-        if std::env::var_os("SLS_BLESS").is_some() {
-            fs::write(&golden, &found).unwrap();
-        }
-        let wanted = fs::read_to_string(&golden).unwrap_or_default();
-        assert_eq!(found, wanted, "{name}: the warnings differ from {}", golden.display());
+        golden::check(&path.with_extension("txt"), &found, name);
     }
     for code in Code::ALL.iter().filter(|code| code.severity() == Severity::Warning) {
         assert!(seen.contains(code), "no document has the warning {code}");
