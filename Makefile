@@ -8,9 +8,12 @@ MAKEFLAGS += --no-print-directory
 
 # Arguments of `sls run`.
 ARGS ?= --show-events
-# The kernel of vm-smoke, and the matrix of vm-test.
+# The kernel of vm-smoke, and for how long it begins tests.
 KERNEL ?= 6.12
-KERNELS ?= 5.10 6.1 6.12 6.18 7.3
+SMOKE_SECONDS ?= 120
+# The guests of vm-test (default: all), and a part of the names of the tests to run.
+KERNELS ?=
+TESTS ?=
 # Arguments of the spawn benchmark.
 BENCH_ARGS ?=
 # Arguments of the noise measurement.
@@ -20,6 +23,7 @@ FUZZ_SECONDS ?= 10
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+LAB := $(TARGET)/debug/sls-lab
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 
 # The sensor and the tests that run against this machine's kernel need root; cargo and the build do not.
@@ -69,22 +73,28 @@ fuzz-smoke: ## Each fuzz target for FUZZ_SECONDS (10)
 	.ci/fuzz.sh -t $(FUZZ_SECONDS)
 
 .PHONY: vm-smoke
-vm-smoke: vm-build ## The smoke checks under KERNEL (6.12), in QEMU
-	$(call heading,smoke checks under Linux $(KERNEL))
-	$(SUDO) .ci/lab/smoke.sh $(KERNEL)
+vm-smoke: vm-build ## The tests of the real kernel under KERNEL (6.12), in QEMU: as many as SMOKE_SECONDS (120) allow
+	$(call heading,tests under Linux $(KERNEL))
+	$(SUDO) $(LAB) run -b $(SMOKE_SECONDS) $(KERNEL)
 
 .PHONY: vm-test
-vm-test: vm-build ## The smoke checks under every kernel of the matrix
-	$(call heading,smoke checks under Linux $(KERNELS))
-	$(SUDO) .ci/lab/smoke.sh $(KERNELS)
+vm-test: vm-build ## The same in every guest of the matrix (KERNELS="5.10 6.1", TESTS=part-of-a-name); renews the README's table
+	@.ci/setup.sh bpf
+	.ci/lab/refuse.sh $(abspath $(TARGET))/lab/refuse.bpf.o
+	$(SUDO) .ci/lab/fetch-kernels.sh 6.1
+	.ci/lab/payload/build.sh 6.1 || echo 'without the kernel payload: its headers cannot be had'
+	$(call heading,tests under Linux $(or $(KERNELS),of every series))
+	$(SUDO) $(LAB) run -t '$(TESTS)' $(KERNELS)
+	$(if $(TESTS),,$(LAB) record $(KERNELS))
 
 .PHONY: vm-build
 vm-build:
-	@mkdir -p $(TARGET)/lab
-	@.ci/setup.sh build lab
+	@mkdir -p $(TARGET)/lab/results $(TARGET)/lab/bin
+	@.ci/setup.sh build test lab
 	$(call heading,build for the lab)
-	cargo build -p sls-cli
-	cargo build -p sls-probe --examples
+	cargo build -p sls-lab
+	cargo build -p sls-cli --message-format=json-render-diagnostics >$(TARGET)/lab/built.json
+	cargo test -p sls-probe --no-run --message-format=json-render-diagnostics >>$(TARGET)/lab/built.json
 
 .PHONY: lint
 lint: ## Format, clippy, documentation, scripts, the BPF object, dependencies
@@ -97,10 +107,12 @@ lint: ## Format, clippy, documentation, scripts, the BPF object, dependencies
 	$(call heading,documentation)
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	$(call heading,scripts)
-	shellcheck .ci/run .ci/*.sh .ci/lab/*.sh
+	shellcheck .ci/run .ci/*.sh .ci/lab/*.sh .ci/lab/payload/*.sh
 	$(call heading,the BPF object is what its source gives)
 	@.ci/setup.sh bpf
 	sls-probe/bpf/build.sh --check
+	$(call heading,the table of kernels is what the lab found)
+	cargo run -q -p sls-lab -- table --check
 	$(call heading,dependencies)
 	@.ci/setup.sh deny
 	cargo deny --log-level error check licenses bans sources

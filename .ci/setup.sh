@@ -16,7 +16,7 @@ set -euo pipefail
 declare -A PACKAGES=(
   [build]="gcc libc6-dev make pkg-config libelf-dev zlib1g-dev"
   [bpf]="clang"
-  [test]="wget runc crun busybox-static g++"
+  [test]="wget runc crun podman busybox-static bpftool libcap2-bin g++"
   [lint]="shellcheck"
   [deny]="gcc libc6-dev"
   [lab]="qemu-system-x86 qemu-system-common busybox-static cpio xz-utils zstd"

@@ -25,6 +25,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .document(file, fs::read(file)?)
         .load()
         .inspect_err(|diagnostics| eprintln!("{diagnostics}"))?;
+    // Files, connections and the rest are watched as the policies need them.
+    probe.set_interest(policies.interest())?;
     let host = HostInfo::read();
     let own = own_ancestry()?;
     let guards = own.into_iter().fold(host.guards(), |guards, own| guards.protect_sensor(own, CLOCK_TICK_NS));

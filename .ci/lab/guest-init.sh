@@ -31,13 +31,14 @@ mount -t tmpfs tmpfs /rw
 mkdir -p /rw/upper /rw/work
 mount -t virtiofs -o ro share0 /ro || report "error: cannot mount the root share"
 mount -t overlay -o lowerdir=/ro,upperdir=/rw/upper,workdir=/rw/work overlay /new || report "error: cannot mount the overlay"
-for directory in proc sys dev run tmp; do mkdir -p "/new/$directory"; done
+for directory in proc sys dev run tmp var/tmp; do mkdir -p "/new/$directory"; done
 mount -t proc proc /new/proc
 mount -t sysfs sys /new/sys
 mount -t devtmpfs dev /new/dev
 mount -t tmpfs tmpfs /new/run
 mount -t tmpfs tmpfs /new/tmp
-chmod 1777 /new/tmp
+mount -t tmpfs tmpfs /new/var/tmp
+chmod 1777 /new/tmp /new/var/tmp
 mkdir -p /new/dev/pts /new/dev/shm
 mount -t devpts devpts /new/dev/pts
 mount -t tmpfs tmpfs /new/dev/shm
@@ -46,6 +47,7 @@ mount -t bpf bpf /new/sys/fs/bpf
 mount -t cgroup2 cgroup /new/sys/fs/cgroup
 mount -t tracefs tracefs /new/sys/kernel/tracing
 mount -t debugfs debugfs /new/sys/kernel/debug
+mount -t selinuxfs selinux /new/sys/fs/selinux 2>/dev/null
 ip link set lo up
 if [ -r /shares ]; then
   while read -r tag directory mode; do
@@ -56,9 +58,12 @@ fi
 
 mkdir /new/run/lab
 cp /cmd /bin/busybox /new/run/lab/
+environment="SLS_LAB_GUEST=1"
+while read -r variable; do environment="$environment $variable"; done </environment
+[ ! -e /spare.ko ] || { cp /spare.ko /new/run/lab/; environment="$environment SLS_LAB_MODULE=/run/lab/spare.ko"; }
 cat >/new/run/lab/init <<INIT
 #!/run/lab/busybox sh
-/run/lab/busybox env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb SLS_LAB_GUEST=1 \
+/run/lab/busybox env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb $environment \
   /bin/bash /run/lab/cmd </dev/null >$output 2>&1
 echo "status \$?" >$reports
 # A write to a port returns before QEMU has taken the bytes.

@@ -14,8 +14,8 @@
 #   -l FILE        keep the console's log here
 #
 # The guest's root is this machine's / through virtiofs, read-only under an overlay: the command finds the same paths
-# and libraries as here, and what it writes vanishes. It starts in the current directory, with an empty environment and
-# without a terminal; its standard output and error come out on our standard output.
+# and libraries as here, and what it writes vanishes. It starts in the current directory, without a terminal and with an
+# environment of its own (README.md); its standard output and error come out on our standard output.
 #
 # Exit status: the command's; 2 usage; 124 time-out; 125 the guest never reported (panic, hang): see the console's log.
 # The guest is emulated (SLS_LAB_ACCEL=kvm overrides): the result is the same on every machine, nested ones included.
@@ -51,6 +51,8 @@ IMAGE=$(compgen -G "$KERNEL/boot/vmlinuz*" | head -1) || die 2 "no kernel $SERIE
 VIRTIOFSD=$(find /usr/lib/qemu/virtiofsd -maxdepth 0 2>/dev/null) || die 2 "no virtiofsd: .ci/setup.sh lab"
 MODULES="virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console fuse virtiofs overlay"
 MODULES+=" $MORE_MODULES"
+# A module that is there to be loaded by a test: $SLS_LAB_MODULE. Every kernel has it, and it needs no other.
+SPARE=dummy
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/sls-vm.XXXXXX")
 LOG=${LOG:-$WORK/console.log}
@@ -65,24 +67,30 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# unpack_module NAME TO: nothing, where it is built in or this kernel has no such module.
+unpack_module() {
+  local file
+  file=$(find "$KERNEL" \( -name "$1.ko" -o -name "$1.ko.xz" -o -name "$1.ko.zst" \) -print -quit)
+  case $file in
+    *.ko) cat "$file" >"$2" ;;
+    *.xz) xz -dc "$file" >"$2" ;;
+    *.zst) zstd -qdc "$file" >"$2" ;;
+  esac
+}
+
 # The part of the initramfs that is the same for every command.
 base_initramfs() {
-  local root=$WORK/root number=100 applet module file
+  local root=$WORK/root number=100 applet module
   mkdir -p "$root"/{bin,mod,proc,sys,dev,tmp,new,ro,rw,run}
   cp /bin/busybox "$root/bin/"
   for applet in sh mount umount insmod basename cat chmod cp dirname ip mkdir rm sleep switch_root; do
     ln -s busybox "$root/bin/$applet"
   done
   for module in $MODULES; do
-    file=$(find "$KERNEL" \( -name "$module.ko" -o -name "$module.ko.xz" -o -name "$module.ko.zst" \) -print -quit)
-    # None: it is built in, or this kernel has no such module.
-    case $file in
-      *.ko) cat "$file" >"$root/mod/$number-$module.ko" ;;
-      *.xz) xz -dc "$file" >"$root/mod/$number-$module.ko" ;;
-      *.zst) zstd -qdc "$file" >"$root/mod/$number-$module.ko" ;;
-    esac
+    unpack_module "$module" "$root/mod/$number-$module.ko"
     number=$((number + 1))
   done
+  unpack_module $SPARE "$root/spare.ko"
   cp "$(dirname "$0")/guest-init.sh" "$root/init"
   chmod +x "$root/init"
   (cd "$root" && find . | cpio -o -H newc --quiet)
@@ -90,7 +98,7 @@ base_initramfs() {
 
 # Named after all that it is made of, so that it is never stale.
 mkdir -p "$LAB/cache"
-key=$({ echo "$IMAGE $MODULES"; cat "$0" "$(dirname "$0")/guest-init.sh"; } | sha256sum | cut -c1-16)
+key=$({ echo "$IMAGE $MODULES $SPARE"; cat "$0" "$(dirname "$0")/guest-init.sh"; } | sha256sum | cut -c1-16)
 BASE=$LAB/cache/$SERIES-$key.cpio
 if [ ! -s "$BASE" ]; then
   base_initramfs >"$BASE.$$"
@@ -104,6 +112,8 @@ mkdir "$WORK/run"
   printf '%q ' "$@"
   echo
 } >"$WORK/run/cmd"
+echo "SLS_LAB_KERNEL=$IMAGE" >"$WORK/run/environment"
+[ "${ACCEL#tcg}" = "$ACCEL" ] || echo SLS_LAB_EMULATED=1 >>"$WORK/run/environment"
 
 # Without cmpxchg16b: QEMU 7.2 emulates it wrongly, and slub falls over that (a double fault in kmem_cache_alloc).
 # shellcheck disable=SC2054 # The commas are QEMU's.

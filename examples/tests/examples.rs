@@ -19,9 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn they_are_short() {
-    for (name, text) in
-        [("own_events", include_str!("../own_events.rs")), ("embedded_sensor", include_str!("../embedded_sensor.rs"))]
-    {
+    for (name, text) in [
+        ("own_events", include_str!("../own_events.rs")),
+        ("embedded_sensor", include_str!("../embedded_sensor.rs")),
+        ("isolate_host", include_str!("../isolate_host.rs")),
+    ] {
         assert!(text.lines().count() < 60, "{name} has {} lines", text.lines().count());
     }
 }
@@ -42,6 +44,26 @@ fn own_events_prints_its_one_alert() {
     assert_eq!(ancestors[..2], ["/usr/bin/php", "/usr/sbin/nginx"]);
     assert_eq!(alert["notifications"][1]["message"], "Would have taken responseAction: kill");
     assert_eq!(alert["notifications"][1]["message_fields"]["action_result"], "dry run");
+}
+
+#[test]
+fn isolate_host_acts_through_its_own_transport() {
+    for (arguments, result, message, sent) in [
+        (&[][..], "successful", "Took responseAction: isolate-host", "sent: isolate this host: Beacon\n"),
+        (&["--dry-run"][..], "dry run", "Would have taken responseAction: isolate-host", ""),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_isolate-host")).args(arguments).env_clear().output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), sent);
+        let alert: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let [_, isolate, kill] = &alert["notifications"].as_array().unwrap()[..] else { panic!("{alert}") };
+        assert_eq!(isolate["message"], message);
+        let fields = &isolate["message_fields"];
+        assert_eq!(fields["action_type"], "isolate-host");
+        assert_eq!(fields["action_target_type"], "host");
+        assert_eq!(fields["action_result"], result);
+        assert_eq!(kill["message_fields"]["action_type"], "kill", "what kills comes last");
+    }
 }
 
 #[test]
@@ -84,11 +106,11 @@ fn embedded_sensor_sees_and_kills() {
 #[test]
 fn embedded_sensor_refuses_what_it_cannot_do() {
     let policy = tempfile::Builder::new().prefix("sls-test-").tempfile().unwrap();
-    fs::write(policy.path(), "P:\n  policy: connect\n  rules: [default match]\n").unwrap();
+    fs::write(policy.path(), "P:\n  policy: program\n  responseActions: [block]\n  rules: [default ignore]\n").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_embedded-sensor")).arg(policy.path()).arg("1").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.starts_with("error[SLS") && said.contains("2 |   policy: connect"), "{said}");
+    assert!(said.starts_with("error[SLS") && said.contains("3 |   responseActions: [block]"), "{said}");
     assert!(!Command::new(env!("CARGO_BIN_EXE_embedded-sensor")).stderr(Stdio::null()).status().unwrap().success());
 }
 

@@ -20,6 +20,11 @@ const FIRST_PAUSE: Duration = Duration::from_micros(50);
 /// The longest pause between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
+/// The end of a wait for `timeout` from `since` on. A time that cannot be told is further away than anyone will wait.
+pub(crate) fn deadline(since: Instant, timeout: Duration) -> Instant {
+    since.checked_add(timeout).unwrap_or(since + Duration::from_secs(u32::MAX.into()))
+}
+
 /// What a signal is to bring about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -57,10 +62,14 @@ impl SentSignal {
         Self { process, pid, effect, timeout, sent: Instant::now() }
     }
 
+    /// The process, for who goes on with it.
+    pub(crate) fn into_process(self) -> ProcessFd {
+        self.process
+    }
+
     /// Waits until the effect is seen, or for the time-out from the sending of the signal.
     pub(crate) fn observe(&self) -> ActionResult {
-        // A time that cannot be told is further away than anyone will wait.
-        let deadline = self.sent.checked_add(self.timeout).unwrap_or(self.sent + Duration::from_secs(u32::MAX.into()));
+        let deadline = deadline(self.sent, self.timeout);
         let seen = match self.effect {
             Effect::Ended => self.process.wait_exit(deadline).map_err(io::Error::from),
             Effect::Stopped | Effect::Continued => self.wait_threads(deadline),
@@ -80,15 +89,10 @@ impl SentSignal {
 
     /// The tracer of a thread that did not stop: it holds the thread, or has let it run on without the signal.
     fn tracer(&self) -> Option<u32> {
-        self.threads().ok()?.find_map(|tid| {
+        stat::threads(self.pid).ok()?.find_map(|tid| {
             let runs = Stat::of_thread(self.pid, tid).is_ok_and(|stat| !stat.is_halted());
             if runs { stat::tracer(self.pid, tid) } else { None }
         })
-    }
-
-    fn threads(&self) -> io::Result<impl Iterator<Item = u32>> {
-        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid))?.collect::<io::Result<Vec<_>>>()?;
-        Ok(entries.into_iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
     }
 
     /// Looks at the threads until they are as wanted twice in a row. Once is not enough: a thread that was made after
@@ -121,7 +125,7 @@ impl SentSignal {
 
     fn look_at_threads(&self) -> io::Result<bool> {
         let mut any = false;
-        for tid in self.threads()? {
+        for tid in stat::threads(self.pid)? {
             let stat = match Stat::of_thread(self.pid, tid) {
                 Err(Errno::SRCH) => continue,
                 stat => stat?,

@@ -1,24 +1,28 @@
-//! The executor of `kill` and `stop`.
+//! The executor of `kill`, `kill-tree` and `stop`.
 
 use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
-use sls_core::{Action, ActionResult, ActionSet, Execution, Permission, PlannedAction, Refusal, Responder, Target};
+use sls_core::{Action, ActionContext, ActionResult, ActionSet, Execution, PlannedAction, Refusal, Responder, Target};
 use thiserror::Error;
 
 use crate::confirm::{DEFAULT_CONFIRM_TIMEOUT, Effect, SentSignal, SignalConfirmation, outcome_now};
 use crate::errno::{self, NO_SUCH_PROCESS};
-use crate::identity::{CLOCK_TICK_NS, started_in_same_tick};
+use crate::identity::{CLOCK_TICK_NS, own_ancestry, started_in_same_tick};
 use crate::namespace::in_host_pid_namespace;
 use crate::pidfd::ProcessFd;
 use crate::stat::Stat;
+use crate::tree::{MAX_TREE_PROCESSES, TreeConfirmation, TreeJob, TreeWorker};
 
 /// Details of every action that is asked for outside the host's PID namespace.
 pub const NOT_IN_HOST_PID_NAMESPACE: &str = "the sensor is not in the host's PID namespace";
 
-const NOT_SUPPORTED: &str = "not supported";
+/// The guard that keeps an action from a process which was given the target's pid.
+const ANOTHER_PROCESS: &str = "process-identity";
+
+pub(crate) const NOT_SUPPORTED: &str = "not supported";
 
 /// Why a [`ProcessResponder`] cannot be built.
 #[derive(Debug, Error)]
@@ -34,6 +38,12 @@ pub enum ResponderError {
     #[error("cannot open a pidfd, which needs Linux 5.3")]
     Pidfd {
         /// What opening one gave.
+        source: io::Error,
+    },
+    /// The sensor's own processes, which are never killed, could not be told.
+    #[error("cannot tell the ancestors of the sensor")]
+    Ancestry {
+        /// What looking for them gave.
         source: io::Error,
     },
     /// `/proc` counts in other units than this crate does.
@@ -72,24 +82,28 @@ impl ProcessResponderBuilder {
         let has_pidfs = ProcessFd::open(std::process::id())
             .and_then(|own| own.is_on_pidfs())
             .map_err(|errno| ResponderError::Pidfd { source: errno.into() })?;
-        Ok(ProcessResponder { confirm_timeout: self.confirm_timeout, in_host_pid_namespace, has_pidfs })
+        let ancestry = own_ancestry().map_err(|source| ResponderError::Ancestry { source })?;
+        let worker = TreeWorker::new(self.confirm_timeout, ancestry, has_pidfs);
+        Ok(ProcessResponder { confirm_timeout: self.confirm_timeout, in_host_pid_namespace, has_pidfs, worker })
     }
 }
 
-/// Carries out `kill` and `stop` on processes. The [crate documentation](crate) says how, and what it promises.
+/// Carries out `kill`, `kill-tree` and `stop` on processes. The [crate documentation](crate) says how, and what it promises.
 ///
 /// From the call of [`Responder::execute`] to the signal it takes no lock and allocates nothing, unless to put a failure
-/// into words; then it allocates once, for the confirmation.
+/// into words; then it allocates once, for the confirmation. With `kill-tree` that first signal stops the root of the tree,
+/// and a thread of the responder does the rest; it is started when it is needed first.
 #[derive(Debug)]
 pub struct ProcessResponder {
     confirm_timeout: Duration,
     in_host_pid_namespace: bool,
     has_pidfs: bool,
+    worker: TreeWorker,
 }
 
 impl ProcessResponder {
     /// The actions that it can carry out.
-    pub const ACTIONS: &'static [Action] = &[Action::Stop, Action::Kill];
+    pub const ACTIONS: &'static [Action] = &[Action::Stop, Action::Kill, Action::KillTree];
 
     /// Default settings.
     pub fn builder() -> ProcessResponderBuilder {
@@ -113,40 +127,66 @@ impl ProcessResponder {
     }
 
     fn start(&self, planned: &PlannedAction) -> Result<SentSignal, ActionResult> {
-        match planned.permission {
-            Permission::Granted => {}
-            Permission::DryRun => return Err(ActionResult::DryRun),
-            Permission::Refused(refusal) => return Err(refused(refusal)),
-            _ => return Err(not_successful(NOT_SUPPORTED)),
+        if let Some(withheld) = ActionResult::withheld(&planned.permission) {
+            return Err(withheld);
         }
         match planned.action {
             Action::Kill => self.send(&planned.target, Signal::KILL, Effect::Ended),
             Action::Stop => self.send(&planned.target, Signal::STOP, Effect::Stopped),
-            _ => Err(not_successful(NOT_SUPPORTED)),
+            _ => Err(ActionResult::not_successful(NOT_SUPPORTED)),
         }
+    }
+
+    /// Stops the root of the tree at once, and leaves the rest to the worker.
+    fn start_tree(
+        &mut self,
+        planned: &PlannedAction,
+        context: &ActionContext<'_>,
+    ) -> Result<TreeConfirmation, ActionResult> {
+        if let Some(withheld) = ActionResult::withheld(&planned.permission) {
+            return Err(withheld);
+        }
+        let pid = match planned.target {
+            Target::Process { key, .. } if self.worker.is_ancestor(key) => {
+                return Err(refused(&Refusal::new("sensor", "the sensor and its ancestors are never acted upon")));
+            }
+            Target::Process { key, .. } => key.pid,
+            _ => return Err(ActionResult::not_successful(NOT_SUPPORTED)),
+        };
+        let stopped = self.send(&planned.target, Signal::STOP, Effect::Stopped);
+        let known: Vec<_> = context.descents().take(MAX_TREE_PROCESSES).collect();
+        let root = match stopped {
+            Ok(sent) => Some((sent.into_process(), pid)),
+            // What it has left behind does not go with it.
+            Err(gone) if !known.is_empty() && is_gone(&gone) => None,
+            Err(result) => return Err(result),
+        };
+        self.worker.start(planned, TreeJob { root, known, protection: context.protection() })
     }
 
     fn send(&self, target: &Target, signal: Signal, effect: Effect) -> Result<SentSignal, ActionResult> {
         if !self.in_host_pid_namespace {
-            return Err(not_successful(NOT_IN_HOST_PID_NAMESPACE));
+            return Err(ActionResult::not_successful(NOT_IN_HOST_PID_NAMESPACE));
         }
-        let Target::Process { key, pidfd_inode } = *target else { return Err(not_successful(NOT_SUPPORTED)) };
+        let Target::Process { key, pidfd_inode } = *target else {
+            return Err(ActionResult::not_successful(NOT_SUPPORTED));
+        };
         // The planner has guards of its own; these hold for whoever plans.
         if key.pid <= 1 {
-            return Err(refused(Refusal::new("pid-1", "the first process is never signalled")));
+            return Err(refused(&Refusal::new("pid-1", "the first process is never signalled")));
         }
         if key.pid == std::process::id() {
-            return Err(refused(Refusal::new("self", "the sensor does not signal itself")));
+            return Err(refused(&Refusal::new("self", "the sensor does not signal itself")));
         }
         let process = ProcessFd::open(key.pid).map_err(failed)?;
         if !self.is_same(&process, key.pid, key.start, pidfd_inode).map_err(failed)? {
             let pid = key.pid;
-            let details = format!("process-identity: pid {pid} now belongs to another process");
+            let details = format!("{ANOTHER_PROCESS}: pid {pid} now belongs to another process");
             return Err(ActionResult::Refused { details });
         }
         // Asked after the identity, for it proves that of start times: while the process is not gone, its pid is its own.
         if process.has_exited().map_err(failed)? {
-            return Err(not_successful(NO_SUCH_PROCESS));
+            return Err(ActionResult::not_successful(NO_SUCH_PROCESS));
         }
         process.signal(signal).map_err(failed)?;
         Ok(SentSignal::new(process, key.pid, effect, self.confirm_timeout))
@@ -170,11 +210,26 @@ impl Responder for ProcessResponder {
         Self::ACTIONS.iter().copied().collect()
     }
 
-    fn execute(&mut self, planned: &PlannedAction) -> Execution {
+    fn execute(&mut self, planned: &PlannedAction, context: &ActionContext<'_>) -> Execution {
+        if planned.action == Action::KillTree {
+            return match self.start_tree(planned, context) {
+                Ok(confirmation) => Execution::Pending(Box::new(confirmation)),
+                Err(result) => Execution::Done(outcome_now(planned, result)),
+            };
+        }
         match self.start(planned) {
-            Ok(sent) => Execution::Pending(Box::new(SignalConfirmation { planned: *planned, sent })),
+            Ok(sent) => Execution::Pending(Box::new(SignalConfirmation { planned: planned.clone(), sent })),
             Err(result) => Execution::Done(outcome_now(planned, result)),
         }
+    }
+}
+
+/// Whether the process that was meant is no more.
+fn is_gone(result: &ActionResult) -> bool {
+    match result {
+        ActionResult::NotSuccessful { details } => details == NO_SUCH_PROCESS,
+        ActionResult::Refused { details } => details.starts_with(ANOTHER_PROCESS),
+        _ => false,
     }
 }
 
@@ -182,17 +237,13 @@ fn failed(errno: Errno) -> ActionResult {
     ActionResult::NotSuccessful { details: errno::text(errno) }
 }
 
-fn not_successful(details: &str) -> ActionResult {
-    ActionResult::NotSuccessful { details: details.to_owned() }
-}
-
-fn refused(refusal: Refusal) -> ActionResult {
+fn refused(refusal: &Refusal) -> ActionResult {
     ActionResult::Refused { details: refusal.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
-    use sls_core::ProcessKey;
+    use sls_core::{Event, EventKind, Permission, ProcessKey};
 
     use super::*;
 
@@ -202,7 +253,9 @@ mod tests {
     }
 
     fn result(planned: &PlannedAction) -> (&'static str, String) {
-        let outcome = ProcessResponder::builder().build().unwrap().execute(planned).finish();
+        let mut responder = ProcessResponder::builder().build().unwrap();
+        let event = Event::new(EventKind::Exec);
+        let outcome = responder.execute(planned, &ActionContext::new(&event)).finish();
         assert_eq!((outcome.action, outcome.target, outcome.tier), (planned.action, planned.target, None));
         assert!(outcome.time.is_some());
         (outcome.result.name(), outcome.result.details().to_owned())
@@ -218,7 +271,10 @@ mod tests {
         let supported = ProcessResponder::builder().build().unwrap().supports();
         for action in Action::ALL {
             let (name, details) = result(&plan(*action, Permission::Granted, std::process::id()));
-            if supported.contains(*action) {
+            if *action == Action::KillTree {
+                let refusal = "sensor: the sensor and its ancestors are never acted upon";
+                assert_eq!((name, &*details), ("refused", refusal));
+            } else if supported.contains(*action) {
                 assert_eq!((name, &*details), ("refused", "self: the sensor does not signal itself"));
             } else {
                 assert_eq!((name, &*details), ("not successful", NOT_SUPPORTED));
@@ -229,10 +285,10 @@ mod tests {
     #[test]
     fn acts_only_with_permission() {
         let no = Refusal::new("container-runtime", "it is protected");
-        for action in [Action::Kill, Action::Stop] {
+        for action in [Action::Kill, Action::Stop, Action::KillTree] {
             assert_eq!(result(&plan(action, Permission::DryRun, std::process::id())), ("dry run", String::new()));
             assert_eq!(
-                result(&plan(action, Permission::Refused(no), std::process::id())),
+                result(&plan(action, Permission::Refused(no.clone()), std::process::id())),
                 ("refused", "container-runtime: it is protected".to_owned())
             );
         }

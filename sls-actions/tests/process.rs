@@ -10,10 +10,10 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sls_actions::{CLOCK_TICK_NS, ProcessResponder, process_key, process_start};
-use sls_core::{Action, ActionResult, Execution, ProcessKey, Responder, Target, Tier};
+use sls_core::{Action, ActionResult, Execution, ProcessKey, Target, Tier};
 use support::{
     Child, PATIENCE, Signal, Status, execute, exit_thread, granted, hang_uninterruptibly, has_inode, outlive_parent,
-    responder, said, sleep_forever, this_thread, thread_states, wait_until, without_inode,
+    responder, said, sleep_forever, start, this_thread, thread_states, wait_until, without_inode,
 };
 
 const REUSED: &str = "now belongs to another process";
@@ -57,7 +57,7 @@ fn success_is_said_only_after_the_death_was_seen() {
     let child = Child::sleeping();
     child.trace(libc::PTRACE_O_TRACEEXIT);
     let mut responder = responder();
-    let execution = responder.execute(&granted(Action::Kill, child.target()));
+    let execution = start(&mut responder, &granted(Action::Kill, child.target()));
     assert!(matches!(execution, Execution::Pending(_)), "{execution:?}");
     // It has been hit and is on its way out, where its tracer holds it.
     assert_eq!(child.wait_for_trace_event(), libc::PTRACE_EVENT_EXIT);
@@ -79,7 +79,7 @@ fn a_death_that_is_not_seen_in_time_is_no_success() {
     let child = Child::sleeping();
     child.trace(libc::PTRACE_O_TRACEEXIT);
     let mut responder = ProcessResponder::builder().confirm_timeout(Duration::from_millis(100)).build().unwrap();
-    let outcome = responder.execute(&granted(Action::Kill, child.target())).finish();
+    let outcome = start(&mut responder, &granted(Action::Kill, child.target())).finish();
     assert_eq!(said(&outcome), ("not successful", "the process did not end within 100ms"));
     assert_eq!(child.wait_for_trace_event(), libc::PTRACE_EVENT_EXIT);
     child.trace_continue();
@@ -152,7 +152,7 @@ fn a_stop_that_is_not_seen_in_time_is_no_success() {
     let child = Child::running(hang_uninterruptibly);
     wait_until("it hangs", || thread_states(child.pid) == "D");
     let mut responder = ProcessResponder::builder().confirm_timeout(Duration::from_millis(100)).build().unwrap();
-    let outcome = responder.execute(&granted(Action::Stop, child.target())).finish();
+    let outcome = start(&mut responder, &granted(Action::Stop, child.target())).finish();
     assert_eq!(said(&outcome), ("not successful", "not every thread of the process stopped within 100ms"));
     assert_eq!(thread_states(child.pid), "D");
     assert_eq!(said(&execute(Action::Kill, child.target())), ("successful", ""));
@@ -164,7 +164,7 @@ fn a_tracer_can_swallow_a_stop_so_it_is_no_success() {
     child.trace(0);
     let mut responder = ProcessResponder::builder().confirm_timeout(Duration::from_millis(100)).build().unwrap();
     let traced = format!("traced by pid {}", this_thread());
-    let execution = responder.execute(&granted(Action::Stop, child.target()));
+    let execution = start(&mut responder, &granted(Action::Stop, child.target()));
     wait_until("the signal has reached it", || thread_states(child.pid) == "t");
     assert_eq!(said(&execution.finish()), ("not successful", &*traced));
     // It goes on as if nothing had happened.
@@ -173,14 +173,14 @@ fn a_tracer_can_swallow_a_stop_so_it_is_no_success() {
     wait_until("it sleeps", || thread_states(child.pid) == "S");
 
     // The same while the confirmation is under way.
-    let execution = responder.execute(&granted(Action::Stop, child.target()));
+    let execution = start(&mut responder, &granted(Action::Stop, child.target()));
     child.wait_for_stop_signal();
     child.trace_continue();
     assert_eq!(said(&execution.finish()), ("not successful", &*traced));
     assert_eq!(thread_states(child.pid), "S");
 
     // A tracer that lets the signal pass and does not hold the stopped process is no hindrance.
-    let execution = responder.execute(&granted(Action::Stop, child.target()));
+    let execution = start(&mut responder, &granted(Action::Stop, child.target()));
     child.wait_for_stop_signal();
     child.trace_detach(libc::SIGSTOP);
     assert_eq!(said(&execution.finish()), ("successful", ""));

@@ -5,14 +5,13 @@
 mod support;
 
 use std::process::Command;
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, ProcessResponder, in_host_pid_namespace};
-use sls_core::{Action, Responder, Target};
+use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, in_host_pid_namespace};
+use sls_core::{Action, Target};
 use support::{
-    Child, Signal, Status, become_nobody, execute, exit_now, granted, has_inode, is_root, responder, said,
-    sleep_forever, sleep_micros, start_of, stop_self, without_inode,
+    Child, Random, Signal, Status, become_nobody, execute, exit_now, granted, has_inode, is_root, race, responder,
+    said, sleep_forever, start, start_of, stop_self, without_inode,
 };
 
 /// How often a test tries again when another process of the machine has taken a pid that it wanted.
@@ -25,12 +24,6 @@ const RACES: usize = 1000;
 const SUCCESSFUL: i32 = 10;
 const GONE: i32 = 11;
 const REFUSED: i32 = 12;
-
-/// The longest that a killer waits before it strikes, in microseconds: past the end of most victims.
-const LONGEST_DELAY: u64 = 800;
-
-/// What a process that was never signalled exits with, when it is asked to.
-const UNHARMED: i32 = 42;
 
 #[test]
 fn a_pid_used_again_in_the_same_tick_is_refused() {
@@ -84,7 +77,7 @@ fn inside_another_pid_namespace() {
     assert!(!in_host_pid_namespace().unwrap());
     assert!(!responder().can_act());
     let child = Child::sleeping();
-    for action in [Action::Kill, Action::Stop] {
+    for action in [Action::Kill, Action::Stop, Action::KillTree] {
         let outcome = execute(action, child.target());
         assert_eq!(said(&outcome), ("not successful", NOT_IN_HOST_PID_NAMESPACE));
     }
@@ -127,7 +120,7 @@ fn swap_at(moment: usize, action: Action, forget_inode: bool) -> bool {
         let executor = Child::running(|| {
             go.receive();
             stop_self();
-            let outcome = responder.execute(&granted(action, target)).finish();
+            let outcome = start(&mut responder, &granted(action, target)).finish();
             exit_now(match outcome.result.name() {
                 "successful" => SUCCESSFUL,
                 "not successful" if outcome.result.details() == "no such process" => GONE,
@@ -179,54 +172,6 @@ fn races_never_reach_another_process() {
     assert!(tally.successful > 0 && tally.gone > 0 && tally.refused > 0, "{tally:?}");
 }
 
-/// One race; none if another process of the machine took the pid.
-fn race(responder: &mut ProcessResponder, action: Action, by_inode: bool, random: &mut Random) -> Option<String> {
-    let pid = free_pid();
-    let (go, leave) = (Signal::new(), Signal::new());
-    let life = random.below(100) as u32;
-    let victim = Child::with_pid(pid, || {
-        go.receive();
-        sleep_micros(life);
-        0
-    })?;
-    let mut target = victim.target();
-    if !by_inode {
-        target = without_inode(target);
-        std::thread::sleep(Duration::from_nanos(CLOCK_TICK_NS));
-    }
-    let delay = Duration::from_micros(random.below(LONGEST_DELAY));
-    let barrier = Barrier::new(2);
-    let (result, replacement) = std::thread::scope(|scope| {
-        let killer = scope.spawn(|| {
-            barrier.wait();
-            spin(delay);
-            let outcome = responder.execute(&granted(action, target)).finish();
-            if action == Action::Stop {
-                // A stopped victim would never make place.
-                let _ = responder.execute(&granted(Action::Kill, target)).finish();
-            }
-            outcome
-        });
-        barrier.wait();
-        go.send();
-        let status = victim.reap();
-        let replacement = Child::with_pid(pid, || {
-            leave.receive();
-            UNHARMED
-        });
-        assert!(matches!(status, Status::Exited(0) | Status::Killed(libc::SIGKILL)), "{status:?}");
-        (killer.join().unwrap().result, replacement)
-    });
-    let result = format!("{} {}", result.name(), result.details());
-    let replacement = replacement?;
-    assert!(replacement.is_untouched(), "the new process was signalled ({result})");
-    leave.send();
-    assert_eq!(replacement.reap(), Status::Exited(UNHARMED), "the new process was signalled ({result})");
-    go.close();
-    leave.close();
-    Some(result)
-}
-
 /// The identity of a process that is gone, and a process that was given the same pid after `pause`; a pair that
 /// `suits`.
 fn reuse_pid(pause: Duration, suits: impl Fn(Target, Target) -> bool) -> (Target, Child) {
@@ -254,18 +199,6 @@ fn assert_refused(old: Target, new: Child) {
     assert_eq!(new.reap(), Status::Killed(libc::SIGKILL));
 }
 
-fn free_pid() -> i32 {
-    let child = Child::sleeping();
-    child.pid
-}
-
-fn spin(time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        std::hint::spin_loop();
-    }
-}
-
 /// How the races ended.
 #[derive(Debug, Default)]
 struct Tally {
@@ -286,15 +219,5 @@ impl Tally {
 
     fn rounds(&self) -> usize {
         self.successful + self.gone + self.refused
-    }
-}
-
-/// Numbers that are the same in each run (a linear congruential generator).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
     }
 }

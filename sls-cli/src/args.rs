@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use sls_core::{EventKind, MessageType, PolicyType};
 
 use crate::output::OutputSpec;
+use crate::responders::SACRIFICE;
 
 /// An open Linux runtime sensor: policies in YAML go in, kernel events are matched against them, and the sensor answers
 /// an attack while it happens.
@@ -47,6 +48,22 @@ pub(crate) enum Command {
     Test(TestArgs),
     /// Print live events as JSON lines.
     Record(RecordArgs),
+    /// Let a container go on that `pause-container` has paused.
+    Thaw(ThawArgs),
+    /// Print the guards: what no policy acts upon, and why.
+    Guards(GuardsArgs),
+    /// Tell a running sensor to close its circuit breakers, so that its policies act again.
+    Rearm(RearmArgs),
+    /// Continue a process that the action `stop` has suspended.
+    Resume(ResumeArgs),
+    /// Say what the running kernel offers, which hooks are used, which policies cannot work here, and which actions do:
+    /// each is tried on a child, cgroup or file of its own.
+    Doctor(DoctorArgs),
+    /// Look at quarantined files, put them back, or remove them for good.
+    Quarantine(QuarantineArgs),
+    /// Do nothing, for a test of actions.
+    #[command(hide = true, name = SACRIFICE)]
+    Sacrifice,
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,9 +81,15 @@ pub(crate) struct RunArgs {
     /// Plan, guard and report actions, but carry none out.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Refuse to start where actions cannot be carried out.
+    /// Refuse to start where an action that the policies ask for does not work.
     #[arg(long)]
     pub(crate) require_actions: bool,
+    /// Accept policies that put probes of their own into the kernel and into programs (`kprobe`, `uprobe`).
+    #[arg(long)]
+    pub(crate) allow_unsafe_policies: bool,
+    /// Keep all capabilities, instead of only those that the sensor needs.
+    #[arg(long)]
+    pub(crate) keep_capabilities: bool,
     /// Where alerts go: `stdout`, `stdout:human`, `stdout:json` or `file:PATH`. May be given several times.
     #[arg(long = "output", value_name = "SPEC")]
     pub(crate) outputs: Vec<OutputSpec>,
@@ -92,6 +115,9 @@ pub(crate) struct CheckArgs {
     /// Accept also what this version of the sensor cannot see or do, but another may.
     #[arg(long)]
     pub(crate) any_sensor: bool,
+    /// Accept policies that put probes of their own into the kernel and into programs (`kprobe`, `uprobe`).
+    #[arg(long)]
+    pub(crate) allow_unsafe_policies: bool,
     /// Print the merged document.
     #[arg(long)]
     pub(crate) effective: bool,
@@ -155,13 +181,111 @@ pub(crate) struct TestArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct ThawArgs {
+    /// The container's id, or a beginning of it that no other container has, of four characters at least.
+    #[arg(value_parser = container_id, value_name = "CONTAINER")]
+    pub(crate) container: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// Configuration file of `sls run`: its policies, unless `--policy` names others, and what it says of actions.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A policy document, above the built-in content: say what is attached for these. Without any: the built-in content.
+    #[arg(long = "policy", value_name = "FILE")]
+    pub(crate) policies: Vec<PathBuf>,
+    /// Leave the built-in content out.
+    #[arg(long, requires = "policies")]
+    pub(crate) no_content: bool,
+    /// Accept policies that put probes of their own into the kernel and into programs (`kprobe`, `uprobe`).
+    #[arg(long)]
+    pub(crate) allow_unsafe_policies: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GuardsArgs {
+    /// Configuration file of `sls run`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RearmArgs {
+    /// Process id of the sensor.
+    #[arg(value_name = "PID")]
+    pub(crate) pid: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResumeArgs {
+    /// Its process id in the host's PID namespace.
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=0x7fff_ffff), value_name = "PID")]
+    pub(crate) pid: u32,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct RecordArgs {
-    /// Only events of this kind: `exec`, `fork`, `exit` or `baseline`. May be given several times.
+    /// Only events of this kind, such as `exec`, `file` or `connect`. May be given several times.
     #[arg(long = "kind", value_parser = event_kind)]
     pub(crate) kinds: Vec<EventKind>,
     /// Stop after this time, such as `30s` or `5m`.
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) duration: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuarantineArgs {
+    /// Directory of the store; otherwise that of the configuration, or else `/.sls-quarantined/`.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Configuration file of `sls run`.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: QuarantineCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineCommand {
+    /// List the quarantined files, oldest first.
+    List,
+    /// Show all that is known of one.
+    Show {
+        /// Id of the entry, or the beginning of it.
+        id: String,
+    },
+    /// Put a file back as it was. A file that has its name by now is not replaced.
+    Restore {
+        /// Id of the entry, or the beginning of it.
+        id: String,
+        /// Put it here instead of its original path.
+        #[arg(long, value_name = "PATH")]
+        to: Option<PathBuf>,
+        /// Also if its content changed after it was quarantined, or was too long to tell.
+        #[arg(long)]
+        accept_changed: bool,
+    },
+    /// Remove files for good.
+    Purge {
+        /// Ids of the entries, or the beginnings of them.
+        #[arg(value_name = "ID", required_unless_present_any = ["older_than", "all"])]
+        ids: Vec<String>,
+        /// Those that were quarantined longer ago than this, such as `30d`.
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", conflicts_with_all = ["ids", "all"])]
+        older_than: Option<Duration>,
+        /// All of them.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+}
+
+/// The shortest beginning of a container's id that is taken for it.
+const MIN_CONTAINER_ID: usize = 4;
+
+fn container_id(text: &str) -> Result<String, String> {
+    let long_enough = text.chars().count() >= MIN_CONTAINER_ID;
+    long_enough.then(|| text.to_owned()).ok_or_else(|| format!("expected at least {MIN_CONTAINER_ID} characters"))
 }
 
 fn policy_type(name: &str) -> Result<PolicyType, String> {

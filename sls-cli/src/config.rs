@@ -1,10 +1,11 @@
 //! The configuration file of `sls run`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
-use sls_core::{Guards, MessageType};
+use sls_core::{BreakerLimits, Guard, Guards, MessageType};
 
 use crate::args::message_type;
 use crate::output::OutputSpec;
@@ -19,8 +20,10 @@ pub(crate) struct Config {
     pub(crate) content: Option<bool>,
     /// Plan, guard and report actions, but carry none out.
     pub(crate) dry_run: bool,
-    /// Refuse to start where actions cannot be carried out.
+    /// Refuse to start where an action that the policies ask for does not work.
     pub(crate) require_actions: bool,
+    /// Accept policies that put probes of their own into the kernel and into programs.
+    pub(crate) allow_unsafe_policies: bool,
     /// Where alerts go.
     pub(crate) outputs: Vec<OutputSpec>,
     /// Only alerts of these message types; `alert` and `smart_policy` if there are none.
@@ -28,10 +31,57 @@ pub(crate) struct Config {
     pub(crate) message_types: Vec<MessageType>,
     /// Resolved paths of programs that are never acted upon; `*` is a wildcard.
     pub(crate) protected_programs: Vec<String>,
+    /// Where quarantined files are put; `/.sls-quarantined/` if it is left out.
+    pub(crate) quarantine_directory: Option<PathBuf>,
+    /// How containers are paused.
+    pub(crate) pause_container: PauseContainer,
+    /// Resolved paths of files that are never acted upon; `*` is a wildcard.
+    pub(crate) protected_paths: Vec<String>,
+    /// Paths of cgroups in the v2 hierarchy, whose processes, and those in cgroups below, are never acted upon.
+    pub(crate) protected_cgroups: Vec<PathBuf>,
+    /// Other guards.
+    pub(crate) guards: Vec<Guard>,
+    /// When the circuit breaker trips.
+    pub(crate) breaker: BreakerConfig,
+    /// How long a policy that is new only dry-runs.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) warm_up: Option<Duration>,
     /// Bytes of the ring buffer, a power of two.
     pub(crate) ring_bytes: Option<u32>,
     /// The most processes that are remembered.
     pub(crate) process_limit: Option<usize>,
+}
+
+/// Settings of the action `pause-container`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct PauseContainer {
+    /// Time after which a container goes on, such as `5m`; without it, containers stay paused until someone thaws them.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) thaw_after: Option<Duration>,
+}
+
+/// When the circuit breaker trips, where that differs from the default.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct BreakerConfig {
+    policy_targets: Option<usize>,
+    sensor_targets: Option<usize>,
+    #[serde(deserialize_with = "duration")]
+    window: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    cool_down: Option<Duration>,
+}
+
+impl BreakerConfig {
+    pub(crate) fn limits(&self) -> BreakerLimits {
+        let default = BreakerLimits::default();
+        default
+            .policy_targets(self.policy_targets.unwrap_or(default.policy_targets))
+            .sensor_targets(self.sensor_targets.unwrap_or(default.sensor_targets))
+            .window(self.window.unwrap_or(default.window))
+            .cool_down(self.cool_down.unwrap_or(default.cool_down))
+    }
 }
 
 impl Config {
@@ -44,13 +94,23 @@ impl Config {
         for policy in &mut config.policies {
             *policy = directory.join(&*policy);
         }
+        if let Some(quarantine) = &mut config.quarantine_directory {
+            *quarantine = directory.join(&*quarantine);
+        }
         Ok(config)
     }
 
-    /// The guards that it adds to others.
+    /// The guards that it adds to others, but for those of cgroups, which are known only on the host.
     pub(crate) fn guards(&self, guards: Guards) -> Guards {
-        self.protected_programs.iter().fold(guards, |guards, program| guards.protect_program(program.as_str()))
+        let guards = self.protected_programs.iter().fold(guards, |guards, path| guards.protect_program(path.as_str()));
+        let guards = self.protected_paths.iter().fold(guards, |guards, path| guards.protect_path(path.as_str()));
+        self.guards.iter().cloned().fold(guards, Guards::with_guard)
     }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    humantime::parse_duration(&text).map(Some).map_err(|error| serde::de::Error::custom(format!("`{text}`: {error}")))
 }
 
 fn message_types<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MessageType>, D::Error> {
@@ -69,8 +129,31 @@ mod tests {
         assert_eq!(config.policies, [PathBuf::from("a.yaml")]);
         assert_eq!(config.outputs, ["file:/x".parse().unwrap()]);
         assert_eq!(config.message_types, [MessageType::Audit]);
+        let config: Config = serde_yaml::from_str("pauseContainer: {thawAfter: 5m}").unwrap();
+        assert_eq!(config.pause_container.thaw_after, Some(Duration::from_secs(300)));
+        assert!(serde_yaml::from_str::<Config>("pauseContainer: {thawAfter: soon}").is_err());
         assert!(serde_yaml::from_str::<Config>("messageTypes: [noise]").is_err());
         let error = serde_yaml::from_str::<Config>("polices: []").unwrap_err().to_string();
         assert!(error.contains("unknown field `polices`"), "{error}");
+    }
+
+    #[test]
+    fn guards_are_data() {
+        let text = "
+protectedPaths: [/srv/*]
+guards: [{name: db, reason: it is the database, program: /opt/db/*}]
+breaker: {policyTargets: 3, coolDown: 2m}
+warmUp: 10m
+";
+        let config: Config = serde_yaml::from_str(text).unwrap();
+        let guards = config.guards(Guards::none());
+        let shown: Vec<_> = guards.iter().map(|guard| format!("{}: {}", guard.name, guard.protects)).collect();
+        assert_eq!(shown, ["protected-path: file /srv/*", "db: program /opt/db/*"]);
+        let default = BreakerLimits::default();
+        assert_eq!(config.breaker.limits(), default.policy_targets(3).cool_down(Duration::from_secs(120)));
+        assert_eq!(config.warm_up, Some(Duration::from_secs(600)));
+        for text in ["breaker: {targets: 3}", "warmUp: soon", "guards: [{name: x}]", "breaker: {window: 5}"] {
+            assert!(serde_yaml::from_str::<Config>(text).is_err(), "{text}");
+        }
     }
 }

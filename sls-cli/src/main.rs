@@ -7,16 +7,19 @@ mod commands;
 mod config;
 mod content;
 mod exit;
+mod guards;
 mod output;
 mod policies;
+mod privileges;
 mod render;
+mod responders;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::{Args, Command};
-use crate::exit::exit_code;
+use crate::exit::{Answer, exit_code};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -30,6 +33,16 @@ fn main() -> ExitCode {
         Command::Replay(replay) => commands::replay::run(&replay, format),
         Command::Test(test) => commands::test::run(&test, format),
         Command::Record(record) => commands::record::run(&record),
+        Command::Thaw(thaw) => commands::thaw::run(&thaw, format),
+        Command::Guards(guards) => commands::guards::run(&guards, format),
+        Command::Rearm(rearm) => commands::rearm::run(&rearm),
+        Command::Resume(resume) => commands::resume::run(&resume, format),
+        Command::Doctor(doctor) => commands::doctor::run(&doctor, format),
+        Command::Quarantine(quarantine) => commands::quarantine::run(&quarantine, format),
+        Command::Sacrifice => {
+            responders::sacrifice();
+            Ok(Answer::Yes)
+        }
     };
     exit_code(result)
 }

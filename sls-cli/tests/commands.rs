@@ -54,7 +54,7 @@ const CASES: &[(&str, &str)] = &[
     ("replay-lenient", "replay --policy good.yaml bad-line.json --format human --lenient"),
     ("replay-bad-policy", "replay --policy bad.yaml events.json"),
     ("replay-missing-events", "replay --policy good.yaml missing.json"),
-    ("record-unwatched-kind", "record --kind exec --kind connect"),
+    ("record-unknown-kind", "record --kind exec --kind sockets"),
 ];
 
 #[test]
@@ -143,7 +143,13 @@ fn a_recorded_execution_has_every_field_and_can_be_replayed() {
     };
     // There is no telling when it has begun but to see it record.
     let (pid, line) = wait_for("the recorder", || {
-        let pid = Victim::run(Command::new(&program).arg("0").arg0("\u{7f}odd \"name\"").current_dir(directory.path()));
+        let pid = Victim::run(
+            Command::new(&program)
+                .arg("0")
+                .arg0("\u{7f}odd \"name\"")
+                .current_dir(directory.path())
+                .stdin(Stdio::null()),
+        );
         std::thread::sleep(Duration::from_millis(100));
         Some((pid, line_about(pid)?))
     });
@@ -180,6 +186,7 @@ fn a_recorded_execution_has_every_field_and_can_be_replayed() {
         "programDirectory": directory.path(),
         "programIsMemfd": false,
         "programIsDeleted": false,
+        "standardInput": "DEVICE",
         "programInode": file.ino(),
         "programDevice": file.dev(),
         "parentProgramName": own,

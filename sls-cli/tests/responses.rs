@@ -39,6 +39,103 @@ fn stop_suspends_and_says_so_afterwards() {
 }
 
 #[test]
+fn resume_undoes_a_stop() {
+    let victim = Victim::as_nobody(Command::new("/usr/bin/sleep").arg("60"));
+    let (pid, other) = (victim.pid(), Victim::as_nobody(Command::new("/usr/bin/sleep").arg("60")));
+    for format in ["human", "json"] {
+        for stopped in [pid, other.pid()] {
+            signal(stopped, Signal::STOP);
+            wait_for("the victim to stop", || (state(stopped) == Some('T')).then_some(()));
+        }
+        let output = run(sls(&["resume", &pid.to_string(), "--format", format]));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let expected = match format {
+            "human" => format!("resumed process {pid}\n"),
+            _ => format!("{{\"details\":\"\",\"pid\":{pid},\"result\":\"successful\"}}\n"),
+        };
+        assert_eq!(text(&output.stdout), expected);
+        assert!(runs(pid));
+        assert_eq!(state(other.pid()), Some('T'), "another process was continued");
+    }
+}
+
+#[test]
+fn resume_says_what_it_cannot_do() {
+    let victim = Victim::as_nobody(Command::new("/usr/bin/sleep").arg("60"));
+    let gone = victim.pid().to_string();
+    signal(victim.pid(), Signal::KILL);
+    victim.reap();
+    let output = run(sls(&["resume", &gone, "--format", "human"]));
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""));
+    assert_eq!(text(&output.stderr), format!("sls: unable to resume process {gone}: no such process\n"));
+    let output = run(sls(&["resume", "1", "--format", "json"]));
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "{\"details\":\"pid-1: the first process is never signalled\",\"pid\":1,\"result\":\"refused\"}\n";
+    assert_eq!(text(&output.stdout), expected);
+    for no_pid in ["0", "-1", "x", "4294967295"] {
+        assert_eq!(run(sls(&["resume", no_pid])).status.code(), Some(2), "{no_pid}");
+    }
+}
+
+/// The children of the process are older than what it is killed for, and one of them has a session of its own.
+#[test]
+fn a_tree_is_killed_with_everything_below() {
+    let directory = directory();
+    let program = copy_of("/usr/bin/sleep", directory.path().join("kill-my-tree"));
+    let pids = directory.path().join("pids");
+    let sensor = Sensor::start(sls_run(&against(&directory, &program, "[kill-tree, alert]")));
+    let (file, program) = (pids.display(), program.display());
+    let script = format!(
+        "sleep 60 & a=$!; sh -c 'setsid sleep 60 & echo $! > {file}.daemon'; \
+         echo $a $(cat {file}.daemon) > {file}.new; mv {file}.new {file}; exec {program} 60"
+    );
+    let victim = Victim::spawn(Command::new("/bin/sh").arg("-c").arg(script));
+    let alert = sensor.alert(victim.pid());
+    assert_eq!(alert.outcome(), ["kill-tree", "successful", ""], "{}", alert.text);
+    let below: Vec<u32> =
+        fs::read_to_string(&pids).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(below.len(), 2);
+    for pid in below {
+        assert!(matches!(state(pid), None | Some('Z' | 'X')), "{pid} is alive: {:?}", state(pid));
+    }
+    assert_eq!(victim.reap().signal(), Some(9));
+    sensor.stop().assert_clean();
+}
+
+/// Each process ends as soon as it has made the next, which has a session of its own: nothing leads there but events.
+#[test]
+fn what_escapes_from_a_killed_tree_is_pursued() {
+    const HOPS: usize = 5000;
+    let directory = directory();
+    let program = copy_of("/usr/bin/sleep", directory.path().join("kill-my-tree"));
+    let sensor = Sensor::start(sls_run(&against(&directory, &program, "[kill-tree, alert]")));
+    // The first waits until the tree has a root that is killed. The last tells, should this test fail.
+    let hop = format!(
+        "[ $1 -lt {HOPS} ] || until read -r name </proc/$2/comm && [ $name = kill-my-tree ]; do :; done\n\
+         [ $1 -gt 0 ] && setsid /bin/sh $0 $(($1 - 1)) &\n\
+         [ $1 -gt 0 ] || : >$0.escaped\n"
+    );
+    let hopper = write(directory.path().join("hop.sh"), &hop);
+    let script = format!("/bin/sh {} {HOPS} $$ 2>/dev/null & exec {} 60", hopper.display(), program.display());
+    let victim = Victim::spawn(Command::new("/bin/sh").arg("-c").arg(script));
+    sensor.alert(victim.pid());
+    let hops = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+        // The victim was started with the whole script as one argument.
+        lines
+            .filter(|line| line.split(|byte| *byte == 0).any(|part| part == hopper.as_os_str().as_encoded_bytes()))
+            .count()
+    };
+    // Between two of them there may be a moment without any.
+    wait_for("the last to be dead", || (0..50).all(|_| hops() == 0).then_some(()));
+    assert!(!hopper.with_extension("sh.escaped").exists(), "nobody stopped them");
+    assert_eq!(victim.reap().signal(), Some(9));
+    assert!(!sensor.log().contains("stopped"), "it ended with the tree");
+    sensor.stop().assert_clean();
+}
+
+#[test]
 fn several_actions_come_in_the_safe_order_and_each_is_reported() {
     let directory = directory();
     let program = copy_of("/usr/bin/sleep", directory.path().join("stop-and-kill-me"));

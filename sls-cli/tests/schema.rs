@@ -70,7 +70,7 @@ fn it_refuses_what_the_loader_refuses() {
         "policy: file, timeout: 0.5, responseAction: delete-file",
         "policy: segfault, tolerance: 0, duration: 86400",
         "policy: chmod, suid: true, responseActions: [suspend, alert, quarantine]",
-        "policy: uprobe, symbol: readline, executable: /bin/bash, arguments: {a: 1}",
+        "policy: uprobe, symbol: readline, executable: /bin/bash, arguments: {a: arg0}",
         "policy: program, priority: Info, alertLabels: {team: blue, floor: 3}, categories: [a], onUnknown: act",
     ] {
         agree(&policy(right), true);

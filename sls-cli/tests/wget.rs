@@ -108,7 +108,11 @@ fn wget_is_dead_before_the_alert_says_so() {
     let silence = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/{}", silence.local_addr().unwrap(), marker("kill"));
     let directory = directory();
-    let sensor = Sensor::start(sls_run(&write(directory.path().join("kill.yaml"), &against_wget("kill", "kill"))));
+    let mut command = sls_run(&write(directory.path().join("kill.yaml"), &against_wget("kill", "kill")));
+    // More of them than the circuit breaker lets one policy act upon.
+    let breaker = "breaker: {policyTargets: 100, sensorTargets: 100}\n";
+    command.arg("--config").arg(write(directory.path().join("config.yaml"), breaker));
+    let sensor = Sensor::start(command);
 
     let bystander = Victim::as_nobody(Command::new("/usr/bin/sleep").arg("60"));
     let mut pids = Vec::new();

@@ -1,9 +1,16 @@
 //! Actions: what a policy asks for, what the planner made of it, and what came of it.
 
+mod custom;
+mod set;
+
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::event::ProcessKey;
 use crate::policy::PolicyType;
+
+pub use custom::CustomAction;
+pub use set::{ActionSet, MAX_CUSTOM_ACTIONS};
 
 /// A response action, as policies name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,11 +36,13 @@ pub enum Action {
     KillTree,
     /// End the acting process's container.
     KillContainer,
+    /// An action that an embedder adds.
+    Custom(&'static CustomAction),
 }
 
 impl Action {
-    /// Every action, in the order in which a plan carries them out: what holds the attacker still comes first, what
-    /// destroys evidence last.
+    /// Every action but those that embedders add, in the order in which a plan carries them out: what holds the attacker
+    /// still comes first, what destroys evidence last.
     pub const ALL: &'static [Self] = &[
         Self::Alert,
         Self::Audit,
@@ -51,6 +60,7 @@ impl Action {
     #[must_use]
     pub fn token(self) -> &'static str {
         match self {
+            Self::Custom(action) => action.token(),
             Self::Alert => "alert",
             Self::Audit => "audit",
             Self::Block => "block",
@@ -64,7 +74,7 @@ impl Action {
         }
     }
 
-    /// The action that `token` names, other spellings included.
+    /// The action that `token` names, other spellings included; none of an embedder's, which an [`ActionSet`] finds.
     #[must_use]
     pub fn from_token(token: &str) -> Option<Self> {
         let mut tokens = Self::ALL.iter().flat_map(|action| action.tokens().map(|token| (token, *action)));
@@ -81,10 +91,16 @@ impl Action {
         std::iter::once(self.token()).chain(other)
     }
 
+    /// Whether it ends processes, after which there is nothing left to look at.
+    pub(crate) fn kills(self) -> bool {
+        matches!(self, Self::Kill | Self::KillTree | Self::KillContainer)
+    }
+
     /// What the action acts on; none for those that only report.
     #[must_use]
     pub fn target_type(self) -> Option<TargetType> {
         match self {
+            Self::Custom(action) => Some(action.target_type()),
             Self::Alert | Self::Audit => None,
             Self::Block => Some(TargetType::Operation),
             Self::Stop | Self::Kill | Self::KillTree => Some(TargetType::Process),
@@ -98,13 +114,12 @@ impl Action {
     pub fn fits(self, policy_type: PolicyType) -> bool {
         use PolicyType as P;
         match self {
+            Self::Custom(action) => action.fits(policy_type),
             Self::Alert | Self::Audit => true,
             Self::Kill | Self::KillTree | Self::Stop | Self::KillContainer | Self::PauseContainer => {
                 policy_type.has_acting_process()
             }
-            Self::Quarantine | Self::Delete => {
-                matches!(policy_type, P::File | P::FileMonitor | P::NewFileExec | P::Chmod)
-            }
+            Self::Quarantine | Self::Delete => policy_type.has_file(),
             Self::Block => matches!(policy_type, P::Program | P::File | P::Connect | P::Ptrace | P::KernelModule),
         }
     }
@@ -113,51 +128,6 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.token())
-    }
-}
-
-/// A set of actions, as bits.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct ActionSet(u16);
-
-impl ActionSet {
-    /// The empty set.
-    pub const EMPTY: Self = Self(0);
-
-    /// Adds `action`.
-    pub fn insert(&mut self, action: Action) {
-        self.0 |= 1 << action as u8;
-    }
-
-    /// Whether `action` is in the set.
-    #[must_use]
-    pub fn contains(self, action: Action) -> bool {
-        self.0 & (1 << action as u8) != 0
-    }
-
-    /// Whether no action is in the set.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The members, in the order in which a plan carries them out.
-    pub fn iter(self) -> impl Iterator<Item = Action> {
-        Action::ALL.iter().copied().filter(move |action| self.contains(*action))
-    }
-}
-
-impl FromIterator<Action> for ActionSet {
-    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
-        let mut set = Self::EMPTY;
-        actions.into_iter().for_each(|action| set.insert(action));
-        set
-    }
-}
-
-impl fmt::Debug for ActionSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter().map(Action::token)).finish()
     }
 }
 
@@ -173,6 +143,8 @@ pub enum TargetType {
     File,
     /// The operation that raised the event.
     Operation,
+    /// The host as a whole.
+    Host,
 }
 
 impl TargetType {
@@ -184,12 +156,13 @@ impl TargetType {
             Self::Container => "container",
             Self::File => "file",
             Self::Operation => "operation",
+            Self::Host => "host",
         }
     }
 }
 
 /// The identity of what an action acts on; never a bare pid or path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Target {
     /// A process.
@@ -213,6 +186,8 @@ pub enum Target {
     },
     /// The operation that raised the event.
     Operation,
+    /// The host that the sensor watches.
+    Host,
     /// Something that the event does not identify; no action on it is ever granted.
     Unidentified,
 }
@@ -242,7 +217,7 @@ impl Tier {
 }
 
 /// One action of a plan: what to do, to what, and whether it may be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlannedAction {
     /// The action.
@@ -262,32 +237,34 @@ impl PlannedAction {
 }
 
 /// Whether a planned action is to be carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Permission {
     /// Carry it out.
     Granted,
     /// Report it as if; carry nothing out.
     DryRun,
+    /// The same, because a guard holds the policy in dry run for a time: it is new, or its circuit breaker has tripped.
+    Held(Refusal),
     /// A guard said no.
     Refused(Refusal),
 }
 
 /// Which guard refused an action, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
     /// The guard's stable name.
-    pub guard: &'static str,
+    pub guard: Cow<'static, str>,
     /// Why, in a few words.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 impl Refusal {
     /// A refusal by `guard`.
     #[must_use]
-    pub fn new(guard: &'static str, reason: &'static str) -> Self {
-        Self { guard, reason }
+    pub fn new(guard: impl Into<Cow<'static, str>>, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { guard: guard.into(), reason: reason.into() }
     }
 }
 
@@ -309,7 +286,10 @@ pub enum ActionResult {
         details: String,
     },
     /// It was planned and guarded, and not carried out.
-    DryRun,
+    DryRun {
+        /// Which guard holds the policy in dry run; empty if the policy or the sensor was told to.
+        details: String,
+    },
     /// A guard, or the identity check just before the action, said no.
     Refused {
         /// The guard and its reason.
@@ -318,13 +298,19 @@ pub enum ActionResult {
 }
 
 impl ActionResult {
+    /// That the action failed, for this reason.
+    #[must_use]
+    pub fn not_successful(details: impl Into<String>) -> Self {
+        Self::NotSuccessful { details: details.into() }
+    }
+
     /// The value of `action_result` in alerts.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Successful => "successful",
             Self::NotSuccessful { .. } => "not successful",
-            Self::DryRun => "dry run",
+            Self::DryRun { .. } => "dry run",
             Self::Refused { .. } => "refused",
         }
     }
@@ -333,8 +319,19 @@ impl ActionResult {
     #[must_use]
     pub fn details(&self) -> &str {
         match self {
-            Self::NotSuccessful { details } | Self::Refused { details } => details,
-            Self::Successful | Self::DryRun => "",
+            Self::NotSuccessful { details } | Self::Refused { details } | Self::DryRun { details } => details,
+            Self::Successful => "",
+        }
+    }
+
+    /// What `permission` leaves to report; none if the action is to be carried out.
+    #[must_use]
+    pub fn withheld(permission: &Permission) -> Option<Self> {
+        match permission {
+            Permission::Granted => None,
+            Permission::DryRun => Some(Self::DryRun { details: String::new() }),
+            Permission::Held(guard) => Some(Self::DryRun { details: guard.to_string() }),
+            Permission::Refused(guard) => Some(Self::Refused { details: guard.to_string() }),
         }
     }
 }
@@ -375,11 +372,5 @@ mod tests {
         assert_eq!(Action::from_token("suspend"), Some(Action::Stop));
         assert_eq!(Action::from_token("delete-file"), Some(Action::Delete));
         assert_eq!(Action::from_token("KILL"), None);
-    }
-
-    #[test]
-    fn sets_keep_the_safe_order() {
-        let set: ActionSet = [Action::Kill, Action::Alert, Action::Stop].into_iter().collect();
-        assert_eq!(set.iter().collect::<Vec<_>>(), [Action::Alert, Action::Stop, Action::Kill]);
     }
 }

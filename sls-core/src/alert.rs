@@ -15,7 +15,9 @@ use uuid::Uuid;
 pub(crate) use self::build::{AlertContext, Finding, build_alert};
 pub use self::build::{MAX_ALERT_LINEAGE, MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT};
 use crate::action::{ActionOutcome, ActionResult, Target};
+use crate::breaker::CIRCUIT_BREAKER;
 use crate::planner::MessageType;
+use crate::policy::{Confidence, Priority};
 
 /// What stands in the place of a location that there is none of.
 pub const NOT_AVAILABLE: &str = "N/A";
@@ -73,6 +75,9 @@ pub struct Alert {
     /// Fields that were not known when the event was decided.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub uncertain: Vec<&'static str>,
+    /// Fields whose value was read from memory that the acting process can change, or was not resolved by the kernel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub untrusted: Vec<&'static str>,
     /// Events of this class that were lost since the last alert.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost_events: u64,
@@ -185,6 +190,12 @@ pub struct FileInfo {
     /// The new name of a rename or link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_path: Option<String>,
+    /// Its path on the host, of a file of a container; of a rename or link the old one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<String>,
+    /// The new name of a rename or link on the host, in a container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_host_path: Option<String>,
     /// What was done to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
@@ -236,6 +247,9 @@ pub struct NetworkInfo {
     /// Local port of an inbound connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inbound_port: Option<u64>,
+    /// The address of a UNIX socket: of a connection the peer's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_path: Option<String>,
 }
 
 /// One entry of an alert's notifications.
@@ -279,6 +293,9 @@ pub struct MessageFields {
     /// Microseconds from the event to the confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action_latency_us: Option<u64>,
+    /// The guard of which the alert tells that it holds a policy or the sensor in dry run from now on: `circuit-breaker`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<&'static str>,
 }
 
 impl Alert {
@@ -287,6 +304,19 @@ impl Alert {
     pub fn to_json(&self) -> String {
         // Only strings, numbers and maps with string keys are written, which cannot fail.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Makes it the alert of a circuit breaker that tripped.
+    pub(crate) fn take_trip(&mut self, message: String) {
+        self.priority = Priority::High.name();
+        self.confidence = Confidence::High.name();
+        self.comments.clear();
+        self.categories.clear();
+        for notification in &mut self.notifications {
+            notification.message.clone_from(&message);
+            notification.message_fields.guard = Some(CIRCUIT_BREAKER);
+        }
+        self.description = message;
     }
 
     /// Adds what came of an action.
@@ -318,12 +348,14 @@ fn outcome_message(outcome: &ActionOutcome) -> String {
     let action = outcome.action;
     match &outcome.result {
         ActionResult::Successful => format!("Took responseAction: {action}"),
-        ActionResult::DryRun => format!("Would have taken responseAction: {action}"),
+        ActionResult::DryRun { .. } => format!("Would have taken responseAction: {action}"),
         ActionResult::Refused { .. } => format!("Refused responseAction: {action}"),
         ActionResult::NotSuccessful { details } => match outcome.target {
             Target::Process { key, .. } => format!("unable to {action} process {}: {details}", key.pid),
+            // A responder that knows the path says it all.
+            Target::File { .. } if details.starts_with("unable to ") => details.clone(),
             Target::File { .. } => format!("unable to {action} the file: {details}"),
-            Target::Container { .. } | Target::Operation | Target::Unidentified => {
+            Target::Container { .. } | Target::Operation | Target::Host | Target::Unidentified => {
                 format!("unable to take responseAction {action}: {details}")
             }
         },
@@ -365,5 +397,17 @@ mod tests {
         let details = "no such process".to_owned();
         let outcome = ActionOutcome::new(&planned, ActionResult::NotSuccessful { details });
         assert_eq!(outcome_message(&outcome), "unable to stop process 2745: no such process");
+
+        let planned = PlannedAction::new(Action::Quarantine, Target::File { device: 1, inode: 2 }, Permission::Granted);
+        for (details, message) in [
+            (
+                "unable to open original path /etc/pwn: no such file or directory",
+                "unable to open original path /etc/pwn: no such file or directory",
+            ),
+            ("not supported", "unable to quarantine the file: not supported"),
+        ] {
+            let outcome = ActionOutcome::new(&planned, ActionResult::not_successful(details));
+            assert_eq!(outcome_message(&outcome), message);
+        }
     }
 }

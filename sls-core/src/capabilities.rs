@@ -1,9 +1,10 @@
 //! What a sensor can see and do, so that a policy that needs more is refused at load and not silently blind.
 
-use crate::action::{Action, ActionSet};
+use crate::action::{Action, ActionSet, CustomAction};
 use crate::event::EventKind;
 use crate::plugin::{EventSource, Responder};
 use crate::policy::PolicyType;
+use crate::process_table::{OF_PROGRAM, tells_of_process};
 use crate::schema::{Field, FieldSet};
 use crate::trigger::raises;
 
@@ -19,6 +20,14 @@ pub const ENGINE_FIELDS: &[Field] = &[
     Field::FileAge,
 ];
 
+/// What the engine fills in of an executed file that it saw change.
+const NEW_FILE_FIELDS: &[Field] = &[Field::FilePath, Field::FileInode, Field::FileDevice];
+
+/// What the process table knows of a program and gives to the other events of the process.
+fn told_by_exec(exec: FieldSet) -> FieldSet {
+    OF_PROGRAM.into_iter().filter(|field| exec.contains(*field)).collect()
+}
+
 /// What a sensor can see and do.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -27,13 +36,15 @@ pub struct Capabilities {
     fields: Vec<(EventKind, FieldSet)>,
     actions: ActionSet,
     unsafe_policies: bool,
+    /// Types whose events do not come, and why.
+    unavailable: Vec<(PolicyType, String)>,
 }
 
 impl Default for Capabilities {
     /// Everything: for checking documents that will run elsewhere.
     fn default() -> Self {
         let fields = EventKind::ALL.iter().map(|kind| (*kind, Field::all().collect())).collect();
-        Self { fields, actions: Action::ALL.iter().copied().collect(), unsafe_policies: true }
+        Self { fields, actions: Action::ALL.iter().copied().collect(), unsafe_policies: true, unavailable: Vec::new() }
     }
 }
 
@@ -42,22 +53,60 @@ impl Capabilities {
     #[must_use]
     pub fn of(source: &dyn EventSource, responder: &dyn Responder) -> Self {
         Self::new(|kind| source.provides(kind), responder.supports())
+            .unavailable(|policy_type| source.unavailable(policy_type))
     }
 
     /// The same from their parts; `provides` gives the empty set for a kind that the source never gives.
     #[must_use]
     pub fn new(provides: impl Fn(EventKind) -> FieldSet, supports: ActionSet) -> Self {
         let engine: FieldSet = ENGINE_FIELDS.iter().copied().collect();
-        let fields = EventKind::ALL
-            .iter()
-            .map(|kind| (*kind, provides(*kind)))
-            .filter(|(_, fields)| !fields.is_empty())
-            .map(|(kind, fields)| (kind, fields.union(engine)))
-            .collect();
+        let program = told_by_exec(provides(EventKind::Exec));
+        let of_kind = |kind: EventKind| match provides(kind) {
+            given if given.is_empty() => given,
+            given if kind == EventKind::Exec && !provides(EventKind::File).is_empty() => {
+                given.union(NEW_FILE_FIELDS.iter().copied().collect()).union(engine)
+            }
+            given if tells_of_process(kind) => given.union(engine),
+            given => given.union(program).union(engine),
+        };
+        let fields = EventKind::ALL.iter().map(|kind| (*kind, of_kind(*kind)));
+        let fields = fields.filter(|(_, fields)| !fields.is_empty()).collect();
         let mut actions = supports;
         actions.insert(Action::Alert);
         actions.insert(Action::Audit);
-        Self { fields, actions, unsafe_policies: false }
+        Self { fields, actions, unsafe_policies: false, unavailable: Vec::new() }
+    }
+
+    /// Takes policy types away for which `reason` gives one: what is missing, such as a hook, and which kernel option would
+    /// bring it. The refusal of a policy shows it. Types may share a kind of events of which a source gives only some.
+    ///
+    /// ```
+    /// use sls_core::{Capabilities, PolicyLoader, PolicyType};
+    ///
+    /// let sensor = Capabilities::default().unavailable(|policy_type| match policy_type {
+    ///     PolicyType::Selinux => Some("the kernel has no SELinux (CONFIG_SECURITY_SELINUX)".to_owned()),
+    ///     _ => None,
+    /// });
+    /// let refused = PolicyLoader::new()
+    ///     .capabilities(sensor)
+    ///     .document("policy.yaml", "Off: {policy: selinux, rules: [default match]}")
+    ///     .load()
+    ///     .unwrap_err();
+    /// let finding = &refused.as_slice()[0];
+    /// assert!(finding.message.contains("`Off`"));
+    /// assert_eq!(finding.label, "the kernel has no SELinux (CONFIG_SECURITY_SELINUX)");
+    /// ```
+    #[must_use]
+    pub fn unavailable(mut self, reason: impl Fn(PolicyType) -> Option<String>) -> Self {
+        let reasons = PolicyType::ALL.iter().filter_map(|policy_type| Some((*policy_type, reason(*policy_type)?)));
+        self.unavailable.extend(reasons);
+        self
+    }
+
+    /// Why events of the policy type do not come, where that is known.
+    #[must_use]
+    pub fn why_unavailable(&self, policy_type: PolicyType) -> Option<&str> {
+        self.unavailable.iter().find(|(other, _)| *other == policy_type).map(|(_, reason)| reason.as_str())
     }
 
     /// Allows policies that put probes of their own into the kernel and into programs (`kprobe`, `uprobe`), or not. By
@@ -79,7 +128,8 @@ impl Capabilities {
     pub fn offers_type(&self, policy_type: PolicyType) -> bool {
         let gives = |kind| self.fields.iter().any(|(given, _)| *given == kind);
         // What is new is learnt from file events.
-        (policy_type != PolicyType::NewFileExec || gives(EventKind::File))
+        self.why_unavailable(policy_type).is_none()
+            && (policy_type != PolicyType::NewFileExec || gives(EventKind::File))
             && EventKind::ALL.iter().any(|kind| raises(policy_type, *kind) && gives(*kind))
             && self.offers_trigger(policy_type)
     }
@@ -101,6 +151,19 @@ impl Capabilities {
     #[must_use]
     pub fn offers_field(&self, policy_type: PolicyType, field: Field) -> bool {
         self.fields.iter().filter(|(kind, _)| raises(policy_type, *kind)).all(|(_, fields)| fields.contains(field))
+    }
+
+    /// Adds an embedder's action: for checking documents of a sensor that has it.
+    #[must_use]
+    pub fn action(mut self, action: &'static CustomAction) -> Self {
+        self.actions.insert(Action::Custom(action));
+        self
+    }
+
+    /// The actions that can be carried out.
+    #[must_use]
+    pub fn actions(&self) -> ActionSet {
+        self.actions
     }
 
     /// Whether the action can be carried out.

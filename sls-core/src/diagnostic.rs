@@ -1,5 +1,7 @@
 //! Diagnostics of the policy language: a stable code, a place, a caret under it, and what to write instead.
 
+mod visible;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -320,7 +322,9 @@ impl Diagnostic {
         self.source.position(self.span.start)
     }
 
-    /// The finding as text, with the lines that it is about.
+    /// The finding as text, with the lines that it is about. Whatever the document holds, the text has no control characters
+    /// but newlines: those are shown as pictures, such as `␛`, and what changes the direction of text as `�`. With `color`,
+    /// there are the escape sequences of the colors.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let level = match self.severity {
@@ -331,35 +335,38 @@ impl Diagnostic {
         let lines = self.source.lines(self.span);
         let (line, column) = self.position();
         let text = &self.source.text[lines.clone()];
+        let shown = visible::source(text);
         let in_lines = |span: Span| {
             let end = span.end.min(lines.end).max(lines.start);
-            span.start.clamp(lines.start, end) - lines.start..end - lines.start
+            let [start, end] = [span.start.clamp(lines.start, end), end].map(|at| at - lines.start);
+            visible::place(text, start)..visible::place(text, end)
         };
-        let title = level.primary_title(&*self.message).id(self.code.id());
-        let origin = Origin::path(&*self.source.name);
+        let file = visible::line(&self.source.name);
+        let title = level.primary_title(visible::line(&self.message)).id(self.code.id());
+        let origin = Origin::path(&*file);
         let mut group = if text.is_empty() {
             title.element(origin)
         } else {
             let mut annotation = AnnotationKind::Primary.span(in_lines(self.span));
             if !self.label.is_empty() {
-                annotation = annotation.label(&*self.label);
+                annotation = annotation.label(visible::line(&self.label));
             }
-            let snippet = Snippet::source(text).line_start(line).annotation(annotation);
+            let snippet = Snippet::source(&*shown).line_start(line).annotation(annotation);
             if self.source.starts_line(lines.start) {
-                title.element(snippet.path(&*self.source.name))
+                title.element(snippet.path(&*file))
             } else {
                 // The renderer would count columns from where the line was cut.
                 title.element(origin.line(line).char_column(column)).element(snippet)
             }
         };
         if let Some(help) = &self.help {
-            group = group.element(Level::HELP.message(&**help));
+            group = group.element(Level::HELP.message(visible::line(help)));
         }
         let mut report = vec![group];
         if let Some(suggestion) = &self.suggestion {
-            let patch = Patch::new(in_lines(suggestion.span), &*suggestion.replacement);
+            let patch = Patch::new(in_lines(suggestion.span), visible::source(&suggestion.replacement));
             report.push(
-                Level::HELP.secondary_title("write").element(Snippet::source(text).line_start(line).patch(patch)),
+                Level::HELP.secondary_title("write").element(Snippet::source(&*shown).line_start(line).patch(patch)),
             );
         }
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
@@ -540,6 +547,73 @@ mod tests {
         let diagnostic = Diagnostic::error(Code::Yaml, &source, Span::new(7, 9), "odd");
         assert_eq!(diagnostic.span, Span::new(2, 2));
         assert!(diagnostic.render(false).contains("error[SLS002]: odd"));
+    }
+
+    #[test]
+    fn every_part_shows_control_characters_as_pictures() {
+        let text = "a: \u{1b}[31m\u{9b}\rred\u{7f}\nb: c\n";
+        let source = SourceText::new("x\u{1b}\n.yaml", text);
+        let at = text.find("red").unwrap();
+        let span = Span::new(at, at + 3);
+        let hostile = "\u{1b}\u{9b}\u{7f}\u{8}\r\t";
+        let own = |part: &str| format!("{part}{hostile}");
+        let diagnostic = Diagnostic::error(Code::Yaml, &source, span, own("message") + "\nerror[SLS001]: forged")
+            .label(own("label"))
+            .help(own("help"))
+            .suggest(span, own("suggestion"));
+        let plain = diagnostic.render(false);
+        let controls = |text: &str| text.contains(|char: char| char.is_control() && char != '\n');
+        assert!(!controls(&plain), "{plain:?}");
+        assert!(!plain.contains("\nerror"), "{plain}");
+        let shown = "␛\u{fffd}␡␈␍";
+        for part in ["message", "label", "help", "suggestion"] {
+            assert!(plain.contains(&format!("{part}{shown}")), "{part} is gone:\n{plain}");
+        }
+        assert!(plain.contains("x␛␊.yaml:1:11"), "{plain}");
+        // The caret is under what it points at, and what is replaced is the same.
+        let lines: Vec<_> = plain.lines().collect();
+        let snippet = lines.iter().position(|line| line.starts_with("1 |")).unwrap();
+        let column = |line: &str, what: &str| line[..line.find(what).unwrap()].chars().count();
+        assert_eq!(column(lines[snippet], "red"), column(lines[snippet + 1], "^^^"), "{plain}");
+        assert!(lines[snippet].ends_with("a: ␛[31m\u{fffd}␍red␡"), "{plain}");
+        assert!(plain.contains(&format!("␍suggestion{shown}")), "{plain}");
+
+        // In colour, there are the renderer's sequences alone.
+        let styled = diagnostic.render(true);
+        let mut pieces = styled.split('\u{1b}');
+        assert!(!controls(pieces.next().unwrap()));
+        for piece in pieces {
+            let (style, rest) = piece.split_once('m').unwrap();
+            assert!(
+                style.strip_prefix('[').is_some_and(|style| style.bytes().all(|byte| b"0123456789;".contains(&byte)))
+            );
+            assert!(!controls(rest), "{rest:?}");
+        }
+    }
+
+    /// Also where YAML writes them as escapes, so that they are in names and values only.
+    #[test]
+    fn documents_cannot_reach_the_terminal() {
+        let rule = "rules: ['match programName == \"/bin/x\"', default ignore]";
+        for control in ["\u{1b}", "\u{9b}", "\u{7f}", "\r", "\\e", "\\x9b", "\\x7f", "\\a", "\\r", "\\n"] {
+            for document in [
+                format!("\"P{control}\": {{policy: program, {rule}, \"priori{control}ty\": High}}"),
+                format!("\"P{control}\": {{policy: \"program{control}\", {rule}}}"),
+                format!("\"P{control}\": {{policy: program, {rule}, responseActions: [\"kil{control}\"]}}"),
+                format!("\"P{control}\": {{policy: program, {rule}, \"a{control}\": 1, \"a{control}\": 2}}"),
+                format!("\"P{control}\": {{{rule}}}\n\"P{control}{control}\": {{policy: program, {rule}}}"),
+                format!("P: {{policy: program, rules: [\"match x{control} == 1\", default ignore]}}"),
+                format!("P: {{policy: program, rules: ['match programName == \"a{control}\" or \"', default ignore]}}"),
+                format!("P: {{policy: program, rules: [\"match programName in $L{control}\", default ignore]}}"),
+                format!("L: {{type: \"path{control}\", list: []}}"),
+                format!("L: {{type: hosts, list: [\"1.2.3.{control}\"]}}"),
+                format!("L: [{control}"),
+            ] {
+                let Err(findings) = crate::policy::PolicySet::from_yaml("x.yaml", &*document) else { continue };
+                let plain = findings.to_string();
+                assert!(!plain.contains(|char: char| char.is_control() && char != '\n'), "{document:?}\n{plain:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, Permission, PlannedAction};
+use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, PlannedAction};
 use crate::alert::{Alert, AlertContext, Finding, build_alert};
+use crate::breaker::BreakerLimits;
 use crate::evaluate::{Decision, Matcher, TreeMatcher};
 use crate::event::{Event, EventKind};
 use crate::explain::{Explanation, explain};
 use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
 use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan, PlanContext};
-use crate::plugin::{Confirmation, Execution, Responder};
+use crate::plugin::{ActionContext, Confirmation, Execution, Responder};
 use crate::policy::{Policy, PolicySet};
 use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessTable};
+use crate::pursuit::Pursuits;
+use crate::restraint::{Restraints, Trip};
 use crate::schema::FieldSet;
 
 /// What an engine knows of the host and the sensor that it works in. Everything is optional: it goes into alerts.
@@ -44,19 +48,21 @@ pub type MatcherFactory = Box<dyn Fn(Arc<PolicySet>) -> Box<dyn Matcher> + Send>
 /// Builds an [`Engine`].
 pub struct EngineBuilder {
     policies: Arc<PolicySet>,
-    planner: Box<dyn ActionPlanner>,
+    planner: Arc<dyn ActionPlanner>,
     factory: MatcherFactory,
     host: Host,
     dry_run: bool,
     process_limit: usize,
     changed_file_limit: usize,
+    breaker: BreakerLimits,
+    warm_up: Duration,
 }
 
 impl EngineBuilder {
     /// Replaces the planner; the default is a [`GuardedPlanner`] with the default guards.
     #[must_use]
     pub fn planner(mut self, planner: impl ActionPlanner + 'static) -> Self {
-        self.planner = Box::new(planner);
+        self.planner = Arc::new(planner);
         self
     }
 
@@ -96,6 +102,21 @@ impl EngineBuilder {
         self
     }
 
+    /// When the circuit breaker trips. The default is that of [`BreakerLimits`].
+    #[must_use]
+    pub fn breaker(mut self, limits: BreakerLimits) -> Self {
+        self.breaker = limits;
+        self
+    }
+
+    /// How long a policy only dry-runs that is new, or that decides otherwise after a reload, from the first event after it
+    /// was loaded. Default zero: it acts at once.
+    #[must_use]
+    pub fn warm_up(mut self, warm_up: Duration) -> Self {
+        self.warm_up = warm_up;
+        self
+    }
+
     /// The engine.
     #[must_use]
     pub fn build(self) -> Engine {
@@ -103,11 +124,13 @@ impl EngineBuilder {
         Engine {
             context: AlertContext::new(self.host, self.policies.hash()),
             history: History::new(&self.policies, self.changed_file_limit),
+            restraints: Restraints::new(self.breaker, self.warm_up, &self.policies),
             policies: self.policies,
             planner: self.planner,
             factory: self.factory,
             matcher,
             processes: ProcessTable::new(self.process_limit),
+            pursuits: Pursuits::default(),
             dry_run: self.dry_run,
             lost: [0; EventKind::ALL.len()],
             detections: Vec::new(),
@@ -142,6 +165,20 @@ pub struct EngineStats {
     pub held: u64,
     /// Changed files and crashing programs that were forgotten while they still counted, for want of room.
     pub forgotten: u64,
+    /// Times that a circuit breaker tripped, each of which has an alert.
+    pub breaker_trips: u64,
+    /// Responses that were dry run because a circuit breaker had tripped.
+    pub breaker_held: u64,
+    /// Responses that were dry run because their policy was new.
+    pub warm_up_held: u64,
+    /// Trees that were killed, and of which the remains were pursued. A host that reads events without a pause for some 100 ms
+    /// after this or `pursued` rises catches what lives shorter than its pauses.
+    pub pursuits: u64,
+    /// Processes that had escaped from a tree while it was killed, and that the responder was told to kill after it.
+    pub pursued: u64,
+    /// Trees whose escaped processes were no longer looked for before the time was over, for want of room
+    /// ([`MAX_PURSUITS`](crate::MAX_PURSUITS)).
+    pub pursuits_cut: u64,
 }
 
 /// Takes events, decides, acts, and makes alerts. One thread owns it; nothing in it locks.
@@ -169,11 +206,13 @@ pub struct EngineStats {
 pub struct Engine {
     context: AlertContext,
     policies: Arc<PolicySet>,
-    planner: Box<dyn ActionPlanner>,
+    planner: Arc<dyn ActionPlanner>,
     factory: MatcherFactory,
     matcher: Box<dyn Matcher>,
     processes: ProcessTable,
     history: History,
+    restraints: Restraints,
+    pursuits: Pursuits,
     dry_run: bool,
     /// Events lost since the last alert, by kind.
     lost: [u64; EventKind::ALL.len()],
@@ -192,6 +231,8 @@ struct Detection {
     new_name: bool,
     plan: Plan,
     executions: Vec<Execution>,
+    /// Number of its alert.
+    sequence: u64,
 }
 
 impl Detection {
@@ -210,12 +251,14 @@ impl Engine {
     pub fn builder(policies: impl Into<Arc<PolicySet>>) -> EngineBuilder {
         EngineBuilder {
             policies: policies.into(),
-            planner: Box::new(GuardedPlanner::default()),
+            planner: Arc::new(GuardedPlanner::default()),
             factory: Box::new(|policies| Box::new(TreeMatcher::new(policies))),
             host: Host::default(),
             dry_run: false,
             process_limit: DEFAULT_PROCESS_LIMIT,
             changed_file_limit: DEFAULT_CHANGED_FILE_LIMIT,
+            breaker: BreakerLimits::default(),
+            warm_up: Duration::ZERO,
         }
     }
 
@@ -229,7 +272,9 @@ impl Engine {
         self.stats.lost += event.lost;
         self.lost[event.kind as usize] += event.lost;
         self.enrich(event);
-        let Self { matcher, planner, detections, dry_run, stats, history, .. } = self;
+        self.restraints.advance(event);
+        let Self { matcher, planner, detections, dry_run, stats, history, context, processes, restraints, .. } = self;
+        let mut responding = Responding { planner, context, processes, restraints, dry_run: *dry_run, responder };
         event.each_name(|event| {
             // Those under a file's other name; none at the first look.
             let earlier = detections.len();
@@ -246,25 +291,32 @@ impl Engine {
                 match before {
                     // It acted in doubt, and need not act again.
                     Some(at) if !detections[at].executions.is_empty() => detections[at].settle(event, decision),
-                    Some(at) => {
-                        if let Some(detection) = respond(&**planner, event, decision, *dry_run, responder) {
-                            detections[at] = detection;
-                        }
-                    }
+                    Some(at) => match responding.respond(event, decision) {
+                        Some(detection) => detections[at] = detection,
+                        // For certain, the policy keeps silent.
+                        None => detections[at].plan = Plan::default(),
+                    },
                     None => {
                         let before = detections.len();
-                        detections.extend(respond(&**planner, event, decision, *dry_run, responder));
+                        detections.extend(responding.respond(event, decision));
                         stats.detections += (detections.len() - before) as u64;
                     }
                 }
             });
         });
+        let responded = detections.len();
+        detections.retain(|detection| !detection.plan.is_empty());
+        stats.detections -= (responded - detections.len()) as u64;
         // Under its two names a file's policies respond out of order.
         detections.sort_unstable_by_key(|detection| detection.policy.index);
         self.observe(event);
+        if !self.pursuits.is_empty() && self.pursuits.pursue(event, &self.processes, &self.planner, responder) {
+            self.stats.pursued += 1;
+        }
         for detection in self.detections.drain(..) {
+            self.pursuits.begin(event, &detection.plan);
             self.stats.actions += detection.executions.len() as u64;
-            let Detection { policy, rule, uncertain, new_name, plan, executions, .. } = detection;
+            let Detection { policy, rule, uncertain, new_name, plan, executions, sequence, .. } = detection;
             let finding = Finding {
                 event,
                 policy: &policy,
@@ -272,11 +324,16 @@ impl Engine {
                 uncertain,
                 new_name,
                 message_type: plan.report,
+                sequence,
                 // Losses are told once, in an alert that somebody gets to see.
                 lost_events: plan.report.map_or(0, |_| std::mem::take(&mut self.lost[event.kind as usize])),
             };
             let made = build_alert(&mut self.context, &mut self.processes, &finding);
             alert(PendingAlert { alert: made, executions, utc_offset: self.context.host.utc_offset });
+        }
+        for trip in self.restraints.trips.drain(..) {
+            let made = trip_alert(&mut self.context, &mut self.processes, event, &trip);
+            alert(PendingAlert { alert: made, executions: Vec::new(), utc_offset: self.context.host.utc_offset });
         }
     }
 
@@ -305,14 +362,20 @@ impl Engine {
     }
 
     /// Replaces the policies, for the next event on. The processes and their alert groups stay known, and so does what
-    /// policies of the same name have counted and what domain names resolved to.
+    /// policies of the same name have counted, their circuit breakers included, and what domain names resolved to.
     pub fn reload(&mut self, policies: impl Into<Arc<PolicySet>>) {
         let policies = policies.into();
         policies.adopt_addresses(&self.policies);
         self.history.reload(&self.policies, &policies);
+        self.restraints.reload(&self.policies, &policies);
         self.policies = policies;
         self.matcher = (self.factory)(self.policies.clone());
         self.context.next_generation(self.policies.hash());
+    }
+
+    /// Closes every circuit breaker that has tripped, so that policies act again. What they acted on before no longer counts.
+    pub fn rearm(&mut self) {
+        self.restraints.rearm();
     }
 
     /// The policies in force.
@@ -342,7 +405,16 @@ impl Engine {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        EngineStats { forgotten: self.history.forgotten(), ..self.stats }
+        let held = self.restraints.stats;
+        EngineStats {
+            forgotten: self.history.forgotten(),
+            breaker_trips: held.breaker_trips,
+            breaker_held: held.breaker_held,
+            warm_up_held: held.warm_up_held,
+            pursuits: self.pursuits.begun(),
+            pursuits_cut: self.pursuits.cut(),
+            ..self.stats
+        }
     }
 
     fn enrich(&self, event: &mut Event) {
@@ -367,38 +439,72 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// Plans and acts at once.
-fn respond(
-    planner: &dyn ActionPlanner,
-    event: &Event,
-    decision: Decision<'_>,
+/// What it takes to plan and act.
+struct Responding<'a> {
+    planner: &'a Arc<dyn ActionPlanner>,
+    context: &'a mut AlertContext,
+    processes: &'a ProcessTable,
+    restraints: &'a mut Restraints,
     dry_run: bool,
-    responder: &mut dyn Responder,
-) -> Option<Detection> {
-    let plan = planner.plan(&PlanContext { event, decision, dry_run });
-    if plan.is_empty() {
-        return None;
-    }
-    let executions = plan
-        .actions()
-        .map(|planned| match planned.permission {
-            // The signal is sent here; everything after this can wait.
-            Permission::Granted => responder.execute(planned),
-            Permission::DryRun => Execution::Done(ActionOutcome::new(planned, ActionResult::DryRun)),
-            Permission::Refused(refusal) => {
-                Execution::Done(ActionOutcome::new(planned, ActionResult::Refused { details: refusal.to_string() }))
-            }
+    responder: &'a mut dyn Responder,
+}
+
+impl Responding<'_> {
+    /// Plans and acts at once.
+    fn respond(&mut self, event: &Event, decision: Decision<'_>) -> Option<Detection> {
+        let mut context = PlanContext::new(event, decision, self.dry_run);
+        let mut plan = self.planner.plan(&context);
+        if let Some(guard) = self.restraints.hold(decision.policy, &decision.rule.text, &plan, event) {
+            context.held = Some(&guard);
+            plan = self.planner.plan(&context);
+            plan.hold(&guard);
+        }
+        if plan.is_empty() {
+            return None;
+        }
+        let sequence = self.context.next_sequence();
+        let alert_id = || self.context.alert_uuid(sequence, event, decision.policy);
+        let context = ActionContext::new(event)
+            .policy(decision.policy)
+            .planner(self.planner)
+            .processes(self.processes)
+            .alert_id(&alert_id);
+        let executions = plan
+            .actions()
+            .map(|planned| match ActionResult::withheld(&planned.permission) {
+                Some(result) => Execution::Done(ActionOutcome::new(planned, result)),
+                // The signal is sent here; everything after this can wait.
+                None => self.responder.execute(planned, &context),
+            })
+            .collect();
+        Some(Detection {
+            policy: decision.policy.clone(),
+            rule: decision.rule.text.clone(),
+            certain: decision.certain,
+            uncertain: decision.uncertain,
+            new_name: event.is_under_new_name(),
+            plan,
+            executions,
+            sequence,
         })
-        .collect();
-    Some(Detection {
-        policy: decision.policy.clone(),
-        rule: decision.rule.text.clone(),
-        certain: decision.certain,
-        uncertain: decision.uncertain,
+    }
+}
+
+/// The alert of a circuit breaker that tripped. It is reported even where the policy acts in silence.
+fn trip_alert(context: &mut AlertContext, processes: &mut ProcessTable, event: &Event, trip: &Trip) -> Alert {
+    let finding = Finding {
+        event,
+        policy: &trip.policy,
+        rule: &trip.rule,
+        uncertain: FieldSet::EMPTY,
         new_name: event.is_under_new_name(),
-        plan,
-        executions,
-    })
+        message_type: Some(MessageType::Alert),
+        sequence: context.next_sequence(),
+        lost_events: 0,
+    };
+    let mut alert = build_alert(context, processes, &finding);
+    alert.take_trip(trip.message());
+    alert
 }
 
 /// An alert whose actions were started, but perhaps not yet seen to take effect.
@@ -439,8 +545,8 @@ impl Responder for DryRunResponder {
         Action::ALL.iter().copied().collect()
     }
 
-    fn execute(&mut self, action: &PlannedAction) -> Execution {
-        Execution::Done(ActionOutcome::new(action, ActionResult::DryRun))
+    fn execute(&mut self, action: &PlannedAction, _: &ActionContext<'_>) -> Execution {
+        Execution::Done(ActionOutcome::new(action, ActionResult::DryRun { details: String::new() }))
     }
 }
 

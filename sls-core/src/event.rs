@@ -175,6 +175,9 @@ pub struct Event {
     pub pidfd_inode: Option<u64>,
     /// Id of the process's cgroup in the v2 hierarchy.
     pub cgroup_id: Option<u64>,
+    /// Id of the cgroup of the container that the process is in, in the v2 hierarchy. The process can also be in one below:
+    /// what acts on the container acts on this one.
+    pub container_cgroup_id: Option<u64>,
     /// Inode of the PID namespace that the process lives in.
     pub pid_namespace: Option<u32>,
     /// Inode of the mount namespace that the process lives in: paths are paths in it.
@@ -188,10 +191,13 @@ pub struct Event {
     present: FieldSet,
     truncated: FieldSet,
     unknown: FieldSet,
+    untrusted: FieldSet,
     slots: [Slot; SCHEMA.len()],
     arena: Vec<u8>,
     argument_ends: Vec<u32>,
     under_new_name: bool,
+    /// Of `filePath` and `hostFilePath` while the new name stands there, and whether each was cut.
+    old_names: [(Slot, bool); 2],
 }
 
 impl Event {
@@ -206,6 +212,7 @@ impl Event {
             creator: ProcessKey::default(),
             pidfd_inode: None,
             cgroup_id: None,
+            container_cgroup_id: None,
             pid_namespace: None,
             mount_namespace: None,
             kernel_thread: false,
@@ -214,10 +221,12 @@ impl Event {
             present: FieldSet::EMPTY,
             truncated: FieldSet::EMPTY,
             unknown: FieldSet::EMPTY,
+            untrusted: FieldSet::EMPTY,
             slots: [Slot::Empty; SCHEMA.len()],
             arena: Vec::new(),
             argument_ends: Vec::new(),
             under_new_name: false,
+            old_names: Default::default(),
         }
     }
 
@@ -230,6 +239,7 @@ impl Event {
         self.creator = ProcessKey::default();
         self.pidfd_inode = None;
         self.cgroup_id = None;
+        self.container_cgroup_id = None;
         self.pid_namespace = None;
         self.mount_namespace = None;
         self.kernel_thread = false;
@@ -238,9 +248,11 @@ impl Event {
         self.present = FieldSet::EMPTY;
         self.truncated = FieldSet::EMPTY;
         self.unknown = FieldSet::EMPTY;
+        self.untrusted = FieldSet::EMPTY;
         self.arena.clear();
         self.argument_ends.clear();
         self.under_new_name = false;
+        self.old_names = Default::default();
     }
 
     /// The value of `field`.
@@ -323,6 +335,13 @@ impl Event {
     #[must_use]
     pub fn unknown(&self) -> FieldSet {
         self.unknown
+    }
+
+    /// Fields whose value was read from memory that the acting process can change, or was not resolved by the kernel. Rules
+    /// take it as it is.
+    #[must_use]
+    pub fn untrusted(&self) -> FieldSet {
+        self.untrusted
     }
 
     /// Sets a path, name, text or enum field. A value for a field of another kind marks the field unknown.
@@ -411,15 +430,21 @@ impl Event {
 
     /// Calls `look` with the event as policies have to see it: once, or for a rename or link twice. Then `filePath` is
     /// first the new name and afterwards the old one, so that a rule on `filePath` holds whichever way a file comes to
-    /// its name; `newFilePath` is the new name both times. [`Event::is_under_new_name`] tells which.
+    /// its name; `newFilePath` is the new name both times. The same goes for `hostFilePath`.
+    /// [`Event::is_under_new_name`] tells which.
     pub fn each_name(&mut self, mut look: impl FnMut(&Self)) {
         if self.kind == EventKind::File && self.value(Field::NewFilePath) != Value::Absent {
-            let old_name = self.state(Field::FilePath);
+            let old_names = [Field::FilePath, Field::HostFilePath].map(|field| self.state(field));
             self.set_state(Field::FilePath, self.state(Field::NewFilePath));
+            self.set_state(Field::HostFilePath, self.state(Field::NewHostFilePath));
             self.under_new_name = true;
+            self.old_names =
+                old_names.map(|(slot, [present, cut, ..])| (if present { slot } else { Slot::Empty }, cut));
             look(self);
-            self.set_state(Field::FilePath, old_name);
+            self.set_state(Field::FilePath, old_names[0]);
+            self.set_state(Field::HostFilePath, old_names[1]);
             self.under_new_name = false;
+            self.old_names = Default::default();
         }
         look(self);
     }
@@ -430,22 +455,57 @@ impl Event {
         self.under_new_name
     }
 
+    /// The old `filePath` and `hostFilePath` of a file that is looked at under its new name, and whether each was cut;
+    /// empty otherwise.
+    pub(crate) fn old_names(&self) -> [(&[u8], bool); 2] {
+        self.old_names.each_ref().map(|(slot, cut)| match *slot {
+            Slot::Text { start, len } => (&self.arena[start as usize..(start + len) as usize], *cut),
+            _ => (&[][..], false),
+        })
+    }
+
     /// A field's value and what is known of it.
-    fn state(&self, field: Field) -> (Slot, [bool; 3]) {
-        let sets = [self.present, self.truncated, self.unknown];
+    fn state(&self, field: Field) -> (Slot, [bool; 4]) {
+        let sets = [self.present, self.truncated, self.unknown, self.untrusted];
         (self.slots[field as usize], sets.map(|set| set.contains(field)))
     }
 
-    fn set_state(&mut self, field: Field, (slot, members): (Slot, [bool; 3])) {
+    fn set_state(&mut self, field: Field, (slot, members): (Slot, [bool; 4])) {
         self.slots[field as usize] = slot;
-        for (set, member) in [&mut self.present, &mut self.truncated, &mut self.unknown].into_iter().zip(members) {
+        let sets = [&mut self.present, &mut self.truncated, &mut self.unknown, &mut self.untrusted];
+        for (set, member) in sets.into_iter().zip(members) {
             set.assign(field, member);
         }
     }
 
-    /// Gives `to` the text of `from`, without copying it.
-    pub(crate) fn copy_text(&mut self, from: Field, to: Field) {
+    /// Gives `to` the value of `from`, and what is known of it, without copying it. Both fields hold the same kind of value.
+    pub fn copy_text(&mut self, from: Field, to: Field) {
         self.set_state(to, self.state(from));
+    }
+
+    /// Gives a field a value that another one had, with what is known of it. A field cannot be given several texts so.
+    pub(crate) fn set_value(&mut self, field: Field, value: Value<'_>) {
+        match value {
+            Value::Text { bytes, truncated } => {
+                self.set_text(field, bytes);
+                if truncated {
+                    self.mark_truncated(field);
+                }
+            }
+            Value::Number(number) => {
+                self.set_number(field, number);
+            }
+            Value::Bool(truth) => {
+                self.set_bool(field, truth);
+            }
+            Value::Host(address) => {
+                self.set_host(field, address);
+            }
+            Value::Unknown => {
+                self.mark_unknown(field);
+            }
+            Value::Absent | Value::Many { .. } => {}
+        }
     }
 
     /// Says that the value just set is only a part.
@@ -460,12 +520,20 @@ impl Event {
         self
     }
 
+    /// Says that the value just set can be another than the one that the kernel used: it was read from memory that the
+    /// acting process can change, or the kernel did not resolve it.
+    pub fn mark_untrusted(&mut self, field: Field) -> &mut Self {
+        self.untrusted.insert(canonical(field));
+        self
+    }
+
     /// Takes a field's value away.
     pub fn clear(&mut self, field: Field) -> &mut Self {
         let field = canonical(field);
         self.present.remove(field);
         self.truncated.remove(field);
         self.unknown.remove(field);
+        self.untrusted.remove(field);
         self
     }
 
@@ -480,6 +548,7 @@ impl Event {
         let field = canonical(field);
         self.truncated.remove(field);
         self.unknown.remove(field);
+        self.untrusted.remove(field);
         if fits {
             self.present.insert(field);
             self.slots[field as usize] = slot;
@@ -500,12 +569,16 @@ impl fmt::Debug for Event {
                 value => debug.field(field.name(), &value),
             };
         }
-        debug.field("truncated", &self.truncated).field("unknown", &self.unknown).finish_non_exhaustive()
+        debug
+            .field("truncated", &self.truncated)
+            .field("unknown", &self.unknown)
+            .field("untrusted", &self.untrusted)
+            .finish_non_exhaustive()
     }
 }
 
 /// `lineage` is another view of `ancestorProgramName`.
-fn canonical(field: Field) -> Field {
+pub(crate) fn canonical(field: Field) -> Field {
     if field == Field::Lineage { Field::AncestorProgramName } else { field }
 }
 
@@ -538,6 +611,31 @@ mod tests {
         for field in [Field::ProgramName, Field::AncestorProgramName, Field::Lineage, Field::ParentPid] {
             assert_eq!(event.value(field), Value::Unknown, "{field}");
         }
+    }
+
+    #[test]
+    fn a_new_value_is_trusted_again() {
+        let mut event = Event::new(EventKind::File);
+        event.set_text(Field::FilePath, b"/x").mark_untrusted(Field::FilePath);
+        event.set_text(Field::NewFilePath, b"/y");
+        let untrusted = |event: &Event, field| event.untrusted().contains(field);
+        event.each_name(|event| assert_eq!(untrusted(event, Field::FilePath), !event.is_under_new_name()));
+        assert!(untrusted(&event, Field::FilePath));
+        event.set_text(Field::FilePath, b"/x");
+        assert!(event.untrusted().is_empty());
+    }
+
+    #[test]
+    fn a_rename_has_two_names_on_the_host_too() {
+        let mut event = Event::new(EventKind::File);
+        event.set_text(Field::FilePath, b"/a").set_text(Field::NewFilePath, b"/b");
+        event.set_text(Field::HostFilePath, b"/host/a").mark_unknown(Field::NewHostFilePath);
+        let mut seen = Vec::new();
+        event.each_name(|event| {
+            seen.push((event.text(Field::FilePath).to_owned(), format!("{:?}", event.value(Field::HostFilePath))))
+        });
+        let host = format!("{:?}", event.value(Field::HostFilePath));
+        assert_eq!(seen, [(b"/b".to_vec(), "Unknown".to_owned()), (b"/a".to_vec(), host)]);
     }
 
     #[test]

@@ -103,11 +103,12 @@ impl Serialize for Event {
                 OwnKey::CreatorStart => entry_unless_zero(&mut map, *key, self.creator.start)?,
                 OwnKey::PidfdInode => optional_entry(&mut map, *key, self.pidfd_inode)?,
                 OwnKey::CgroupId => optional_entry(&mut map, *key, self.cgroup_id)?,
+                OwnKey::ContainerCgroupId => optional_entry(&mut map, *key, self.container_cgroup_id)?,
                 OwnKey::PidNamespace => optional_entry(&mut map, *key, self.pid_namespace)?,
                 OwnKey::MountNamespace => optional_entry(&mut map, *key, self.mount_namespace)?,
                 OwnKey::KernelThread => optional_entry(&mut map, *key, self.kernel_thread.then_some(true))?,
                 OwnKey::ExitStatus => optional_entry(&mut map, *key, self.exit_status)?,
-                OwnKey::Truncated | OwnKey::Unknown | OwnKey::Lost => {}
+                OwnKey::Truncated | OwnKey::Unknown | OwnKey::Untrusted | OwnKey::Lost => {}
             }
         }
         for field in Field::all().filter(|field| !is_derived(*field)) {
@@ -123,7 +124,12 @@ impl Serialize for Event {
                 Value::Many { items, .. } => map.serialize_entry(field.name(), &Many(items))?,
             }
         }
-        for (key, set) in [(OwnKey::Truncated, self.truncated()), (OwnKey::Unknown, self.unknown())] {
+        let marks = [
+            (OwnKey::Truncated, self.truncated()),
+            (OwnKey::Unknown, self.unknown()),
+            (OwnKey::Untrusted, self.untrusted()),
+        ];
+        for (key, set) in marks {
             if !set.is_empty() {
                 map.serialize_entry(key.name(), &Names(set))?;
             }
@@ -154,12 +160,14 @@ enum OwnKey {
     CreatorStart,
     PidfdInode,
     CgroupId,
+    ContainerCgroupId,
     PidNamespace,
     MountNamespace,
     KernelThread,
     ExitStatus,
     Truncated,
     Unknown,
+    Untrusted,
     Lost,
 }
 
@@ -176,15 +184,17 @@ impl OwnKey {
         Self::CreatorStart,
         Self::PidfdInode,
         Self::CgroupId,
+        Self::ContainerCgroupId,
         Self::PidNamespace,
         Self::MountNamespace,
         Self::KernelThread,
         Self::ExitStatus,
         Self::Truncated,
         Self::Unknown,
+        Self::Untrusted,
         Self::Lost,
     ];
-    const LEADING: &'static [Self] = Self::ALL.split_at(14).0;
+    const LEADING: &'static [Self] = Self::ALL.split_at(15).0;
 
     fn name(self) -> &'static str {
         match self {
@@ -198,12 +208,14 @@ impl OwnKey {
             Self::CreatorStart => "creatorStart",
             Self::PidfdInode => "pidfdInode",
             Self::CgroupId => "cgroupId",
+            Self::ContainerCgroupId => "containerCgroupId",
             Self::PidNamespace => "pidNamespace",
             Self::MountNamespace => "mountNamespace",
             Self::KernelThread => "kernelThread",
             Self::ExitStatus => "exitStatus",
             Self::Truncated => "truncated",
             Self::Unknown => "unknown",
+            Self::Untrusted => "untrusted",
             Self::Lost => "lost",
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::action::{Permission, PlannedAction};
 use crate::bytes::display;
 use crate::evaluate::{Decision, Outcome, evaluate, evaluate_test, outcome};
-use crate::event::{Event, Value};
+use crate::event::{Event, Value, canonical};
 use crate::history::{History, Verdict};
 use crate::planner::{ActionPlanner, PlanContext};
 use crate::policy::{Policy, PolicySet};
@@ -180,16 +180,17 @@ fn explain_policy(
         explanation.note = held;
         return explanation;
     }
-    let plan = planner.plan(&PlanContext { event, decision, dry_run });
+    let plan = planner.plan(&PlanContext::new(event, decision, dry_run));
     explanation.report = plan.report.map(|message_type| message_type.name());
     explanation.plan = plan.actions().map(explain_action).collect();
     explanation
 }
 
 fn explain_action(planned: &PlannedAction) -> ActionExplanation {
-    let (permission, guard) = match planned.permission {
+    let (permission, guard) = match &planned.permission {
         Permission::Granted => ("granted", None),
         Permission::DryRun => ("dry run", None),
+        Permission::Held(guard) => ("dry run", Some(guard.to_string())),
         Permission::Refused(refusal) => ("refused", Some(refusal.to_string())),
     };
     ActionExplanation { action: planned.action.token(), permission, guard }
@@ -241,5 +242,27 @@ fn explain_test(test: &Test, event: &Event) -> TestExplanation {
             format!("[{}]{}", items.join(", "), cut(truncated))
         }
     };
-    TestExplanation { test: test.text.to_string(), value: evaluate_test(test, event).name(), found }
+    let trust = if event.untrusted().contains(canonical(test.field)) { " (untrusted)" } else { "" };
+    TestExplanation { test: test.text.to_string(), value: evaluate_test(test, event).name(), found: found + trust }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::Engine;
+    use crate::event::{Event, EventKind};
+    use crate::policy::PolicySet;
+    use crate::schema::Field;
+
+    #[test]
+    fn what_cannot_be_relied_on_is_said_so() {
+        let text =
+            "P: {policy: connect, rules: ['match socketPath == \"/run/*\" and remotePort == 1', default ignore]}";
+        let mut engine = Engine::builder(PolicySet::from_yaml("p.yaml", text).unwrap()).build();
+        let mut event = Event::new(EventKind::Connect);
+        event.set_text(Field::SocketPath, b"/run/x").mark_untrusted(Field::SocketPath).set_number(Field::RemotePort, 1);
+        let explanation = engine.explain(&mut event).remove(0);
+        assert_eq!(explanation.outcome, "match");
+        let found: Vec<_> = explanation.rules[0].tests.iter().map(|test| &*test.found).collect();
+        assert_eq!(found, ["\"/run/x\" (untrusted)", "1"]);
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
+pub(crate) use self::changed_files::CHANGES;
 use self::changed_files::ChangedFiles;
 use crate::evaluate::Decision;
 use crate::event::Event;
@@ -71,25 +72,17 @@ impl History {
 
     /// Takes what `old` policies remember over to the `new` ones of the same name and kind.
     pub(crate) fn reload(&mut self, old: &PolicySet, new: &PolicySet) {
-        let mut kept = std::mem::take(&mut self.policies);
-        self.policies = new
-            .policies()
-            .iter()
-            .map(|policy| {
-                let fresh = match policy.options {
-                    TypeOptions::Segfault { .. } => PolicyHistory::Crashes(LruCache::unbounded()),
-                    TypeOptions::File { timeout } if !timeout.is_zero() => {
-                        PolicyHistory::Reports(LruCache::unbounded())
-                    }
-                    _ => return PolicyHistory::Stateless,
-                };
-                let before = old.policy(&policy.name).and_then(|old| kept.get_mut(old.index)).map(std::mem::take);
-                match before {
-                    Some(before) if std::mem::discriminant(&before) == std::mem::discriminant(&fresh) => before,
-                    _ => fresh,
-                }
-            })
-            .collect();
+        self.policies = new.carry_over(old, std::mem::take(&mut self.policies), |policy, before| {
+            let fresh = match policy.options {
+                TypeOptions::Segfault { .. } => PolicyHistory::Crashes(LruCache::unbounded()),
+                TypeOptions::File { timeout } if !timeout.is_zero() => PolicyHistory::Reports(LruCache::unbounded()),
+                _ => return PolicyHistory::Stateless,
+            };
+            match before {
+                Some((_, before)) if std::mem::discriminant(&before) == std::mem::discriminant(&fresh) => before,
+                _ => fresh,
+            }
+        });
         let longest = new.active().filter_map(|policy| match policy.options {
             TypeOptions::NewFileExec { file_timeout } => Some(file_timeout),
             _ => None,

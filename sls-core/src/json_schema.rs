@@ -4,10 +4,10 @@
 
 use std::borrow::Cow;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema, schema_for};
 use serde_json::{Map, Value, json};
 
-use crate::action::Action;
+use crate::action::{Action, ActionSet};
 use crate::keys::{KeyKind, KeySpec, LIST_KEYS, OVERRIDE_KEYS, POLICY_KEYS};
 use crate::list::ListType;
 use crate::loader::CONTENT_GROUPS;
@@ -26,19 +26,7 @@ impl JsonSchema for PolicySet {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut define = |name: &str, schema: Value| {
-            generator.definitions_mut().insert(name.to_owned(), schema);
-        };
-        for key in POLICY_KEYS.iter().chain(LIST_KEYS).chain(OVERRIDE_KEYS) {
-            define(key.name, described(key));
-        }
-        for policy_type in PolicyType::ALL {
-            define(&definition(*policy_type), policy(*policy_type));
-        }
-        define("Object", object());
-        define("Policy", any_policy());
-        define("List", list());
-        define("Override", overriding());
+        generator.definitions_mut().extend(definitions(ActionSet::EMPTY));
         json_schema!({
             "description": "A layer of policies and lists for SLS: each key is a display name.",
             "type": "object",
@@ -52,6 +40,42 @@ impl JsonSchema for PolicySet {
             "additionalProperties": reference("Object"),
         })
     }
+}
+
+/// The schema of documents for a sensor that has these actions of an embedder as well: what its
+/// [`Responder`](crate::Responder) supports. Of SLS's own actions all are in it.
+///
+/// ```
+/// use sls_core::{Action, CustomAction, TargetType, document_schema};
+///
+/// static ISOLATE: CustomAction = CustomAction::new("isolate-host", TargetType::Host);
+/// let schema = document_schema([Action::Custom(&ISOLATE)].into_iter().collect());
+/// let tokens = schema.pointer("/$defs/responseAction/enum").and_then(|tokens| tokens.as_array());
+/// assert!(tokens.is_some_and(|tokens| tokens.contains(&"isolate-host".into())));
+/// ```
+#[must_use]
+pub fn document_schema(actions: ActionSet) -> Schema {
+    let mut schema = schema_for!(PolicySet);
+    schema.insert("$defs".to_owned(), Value::Object(definitions(actions)));
+    schema
+}
+
+fn definitions(actions: ActionSet) -> Map<String, Value> {
+    let mut definitions = Map::new();
+    let mut define = |name: &str, schema: Value| {
+        definitions.insert(name.to_owned(), schema);
+    };
+    for key in POLICY_KEYS.iter().chain(LIST_KEYS).chain(OVERRIDE_KEYS) {
+        define(key.name, described(key, actions));
+    }
+    for policy_type in PolicyType::ALL {
+        define(&definition(*policy_type), policy(*policy_type, actions));
+    }
+    define("Object", object());
+    define("Policy", any_policy());
+    define("List", list());
+    define("Override", overriding());
+    definitions
 }
 
 /// A policy, a list, or an override of one that an earlier document defines.
@@ -79,9 +103,9 @@ fn any_policy() -> Value {
 }
 
 /// A policy of one type: the keys that it has, and the actions that fit it.
-fn policy(policy_type: PolicyType) -> Value {
+fn policy(policy_type: PolicyType, actions: ActionSet) -> Value {
     let keys = POLICY_KEYS.iter().filter(|key| key.offered_to(policy_type));
-    let actions = one_of_actions(|action| action.fits(policy_type));
+    let actions = one_of_actions(actions, |action| action.fits(policy_type));
     let mut schema = closed(keys, |key| match key.kind {
         KeyKind::Action => described_as(key, actions.clone()),
         KeyKind::Actions => described_as(key, sequence(actions.clone())),
@@ -127,8 +151,8 @@ fn closed<'k>(keys: impl Iterator<Item = &'k KeySpec>, schema: impl Fn(&KeySpec)
     json!({"properties": properties, "required": required, "additionalProperties": false})
 }
 
-fn described(key: &KeySpec) -> Value {
-    described_as(key, value(key))
+fn described(key: &KeySpec, actions: ActionSet) -> Value {
+    described_as(key, value(key, actions))
 }
 
 /// `schema` with what the table says about the key.
@@ -144,7 +168,7 @@ fn described_as(key: &KeySpec, mut schema: Value) -> Value {
 }
 
 /// What a key takes in any policy or list.
-fn value(key: &KeySpec) -> Value {
+fn value(key: &KeySpec, actions: ActionSet) -> Value {
     match key.kind {
         KeyKind::Text => json!({"type": "string"}),
         KeyKind::Bool => json!({"type": "boolean"}),
@@ -156,8 +180,8 @@ fn value(key: &KeySpec) -> Value {
             json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}})
         }
         KeyKind::Rules => rules(),
-        KeyKind::Action => one_of_actions(|_| true),
-        KeyKind::Actions => sequence(one_of_actions(|_| true)),
+        KeyKind::Action => one_of_actions(actions, |_| true),
+        KeyKind::Actions => sequence(one_of_actions(actions, |_| true)),
         KeyKind::Entries => json!({"type": "array"}),
     }
 }
@@ -173,8 +197,10 @@ fn rules() -> Value {
     rules
 }
 
-fn one_of_actions(fits: impl Fn(Action) -> bool) -> Value {
-    let actions = Action::ALL.iter().filter(|action| fits(**action));
+/// SLS's own actions, and `others` of an embedder.
+fn one_of_actions(others: ActionSet, fits: impl Fn(Action) -> bool) -> Value {
+    let others = others.iter().filter(|action| matches!(action, Action::Custom(_)));
+    let actions = Action::ALL.iter().copied().chain(others).filter(|action| fits(*action));
     json!({"enum": actions.flat_map(|action| action.tokens()).collect::<Vec<_>>()})
 }
 

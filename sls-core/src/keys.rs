@@ -235,7 +235,12 @@ pub const POLICY_KEYS: &[KeySpec] = &[
     own(&[P::Uprobe], required("executable", KeyKind::Text, "path of the executable or library that the probe is on")),
     own(
         &[P::Kprobe, P::Uprobe],
-        key("arguments", KeyKind::TextMap, Some("{}"), "what to fetch at the probe, by the name that rules see"),
+        key(
+            "arguments",
+            KeyKind::TextMap,
+            Some("{}"),
+            "what to fetch at the probe, by the name that rules see: `arg0:string`, `+8(arg1):u32`, `ret`",
+        ),
     ),
 ];
 

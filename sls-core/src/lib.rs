@@ -4,6 +4,7 @@
 
 mod action;
 mod alert;
+mod breaker;
 mod bytes;
 mod capabilities;
 mod check;
@@ -11,10 +12,12 @@ mod diagnostic;
 mod engine;
 mod evaluate;
 mod event;
+mod event_clock;
 mod event_json;
 mod explain;
 mod guard;
 mod history;
+mod interest;
 #[cfg(feature = "json-schema")]
 mod json_schema;
 mod keys;
@@ -27,20 +30,27 @@ mod planner;
 mod plugin;
 mod policy;
 mod policy_test;
+mod probe_argument;
 mod process_table;
+mod pursuit;
+mod responders;
+mod restraint;
 mod rule;
 mod schema;
 mod syntax;
 mod trigger;
 mod truth;
+mod warm_up;
 
 pub use action::{
-    Action, ActionOutcome, ActionResult, ActionSet, Permission, PlannedAction, Refusal, Target, TargetType, Tier,
+    Action, ActionOutcome, ActionResult, ActionSet, CustomAction, MAX_CUSTOM_ACTIONS, Permission, PlannedAction,
+    Refusal, Target, TargetType, Tier,
 };
 pub use alert::{
     Alert, FileInfo, Location, MAX_ALERT_LINEAGE, MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT, MessageFields, NOT_AVAILABLE,
     NetworkInfo, Notification, ProcessInfo, Scope,
 };
+pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
@@ -50,18 +60,28 @@ pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, Un
 pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation};
 pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
 pub use history::{DEFAULT_CHANGED_FILE_LIMIT, MAX_CRASHING_PROGRAMS, MAX_REPORTED_FILES};
+pub use interest::{Interest, MAX_INTEREST_PATHS, MAX_INTEREST_PORTS, PathInterest, ProbePoint};
+#[cfg(feature = "json-schema")]
+pub use json_schema::document_schema;
 pub use keys::{KeyKind, KeySpec, LIST_KEYS, OVERRIDE_KEYS, POLICY_KEYS};
 pub use limits::Limits;
 pub use list::{HostName, List, ListType, MAX_HOST_ADDRESSES};
 pub use loader::PolicyLoader;
 pub use planner::{ActionPlanner, GuardedPlanner, MAX_ACTIONS, MessageType, Plan, PlanContext};
-pub use plugin::{AlertSink, BoxError, Confirmation, EventSource, Execution, Responder, SourceStatus};
+pub use plugin::{
+    ActionContext, AlertSink, BoxError, Confirmation, EventSource, Execution, Protection, Responder, SourceStatus,
+};
 pub use policy::{Confidence, OnUnknown, Policy, PolicySet, PolicyType, Priority};
 pub use policy_test::{Difference, Mismatch, PolicyTests, TestOutcome};
+pub use probe_argument::{
+    MAX_PROBE_ARGUMENTS, MAX_PROBE_STEPS, ProbeArgument, ProbeArgumentError, ProbeForm, ProbePlace, ProbeStep,
+};
 pub use process_table::{
     DEFAULT_PROCESS_LIMIT, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, ProcessRecord, ProcessTable,
     SPARE_STORED_TEXT,
 };
+pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
+pub use responders::Responders;
 pub use rule::{Condition, Rule, Test};
 pub use schema::{Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
 pub use syntax::{
@@ -70,3 +90,4 @@ pub use syntax::{
 pub use trigger::{TypeOptions, raises};
 pub use truth::Truth;
 pub use uuid::Uuid;
+pub use warm_up::WARM_UP;

@@ -69,6 +69,21 @@ impl List {
         self.entries.contains_text(path.as_bytes(), Known::Whole, false) == Truth::True
     }
 
+    /// Whether it holds the same entries. What domain names stand for just now is no part of them.
+    pub(crate) fn holds_like(&self, other: &Self) -> bool {
+        self.list_type == other.list_type
+            && match (&self.entries, &other.entries) {
+                (Entries::Patterns(own), Entries::Patterns(other)) => own == other,
+                (Entries::Hosts(own), Entries::Hosts(other)) => {
+                    own.networks == other.networks
+                        && own.names.iter().map(|name| name.name()).eq(other.names.iter().map(|name| name.name()))
+                }
+                (Entries::Numbers(own), Entries::Numbers(other)) => own == other,
+                (Entries::Lineages(own), Entries::Lineages(other)) => own == other,
+                _ => false,
+            }
+    }
+
     /// Whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -215,7 +230,7 @@ pub(crate) fn any<T>(items: impl IntoIterator<Item = T>, mut test: impl FnMut(T)
 }
 
 /// Programs that must appear in the ancestry in this order, nearest ancestor last, with gaps allowed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lineage(pub(crate) Vec<Pattern>);
 
 impl Lineage {

@@ -17,9 +17,10 @@ use self::yaml::Place;
 pub(crate) use self::yaml::{Entry, Node, Yaml, attribute};
 use crate::capabilities::Capabilities;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, SourceText, Span, nearest};
+use crate::interest::ProbePoint;
 use crate::limits::Limits;
 use crate::lint::{LinkResolver, Lint, Source};
-use crate::policy::PolicySet;
+use crate::policy::{Policy, PolicySet};
 
 /// Loads policy documents as layers: a later one may override attributes of what an earlier one defines.
 ///
@@ -300,6 +301,12 @@ impl Objects {
             if let Some(mut policy) = decoded {
                 policy.index = set.policies.len();
                 policy.enabled &= selected(policy.group.as_deref(), groups.as_deref());
+                if let Some(other) = fetches_otherwise(&policy, &set.policies) {
+                    let message =
+                        format!("`{}` is on the same function as `{other}`, but fetches other arguments", policy.name);
+                    let help = "each event of a function raises all its policies: give them the same `arguments`";
+                    diagnostics.push(object.key.place.error(Code::Conflict, message).help(help));
+                }
                 // First it has to load.
                 if diagnostics.is_empty() {
                     lint.policy(&policy, object.source());
@@ -335,6 +342,15 @@ impl Object {
     fn has(&self, key: &str) -> bool {
         attribute(&self.entries, key).is_some()
     }
+}
+
+/// The policy among `others` that has a probe where `policy` has one, and is not content with the same events.
+fn fetches_otherwise<'p>(policy: &Policy, others: &'p [Arc<Policy>]) -> Option<&'p str> {
+    let point = ProbePoint::of(policy).filter(|_| policy.enabled)?;
+    let other = others.iter().filter(|other| other.enabled).find(|other| {
+        ProbePoint::of(other).is_some_and(|other| other.has_place_of(&point) && !other.gives_same_as(&point))
+    });
+    other.map(|other| &*other.name)
 }
 
 /// Whether a content group is switched on: one selector is it, or a dotted prefix of it.

@@ -3,6 +3,7 @@
 
 use regex::bytes::Regex;
 use regex_syntax::ast::{self, Ast, Flag, GroupKind};
+use regex_syntax::hir::literal::Extractor;
 use regex_syntax::hir::translate::TranslatorBuilder;
 use regex_syntax::hir::{Hir, HirKind};
 
@@ -66,6 +67,11 @@ impl Pattern {
             [whole] => Some(whole),
             _ => None,
         }
+    }
+
+    /// The bytes that every match begins with.
+    pub(crate) fn literal_start(&self) -> &[u8] {
+        &self.pieces[0]
     }
 
     /// Whether it matches everything.
@@ -225,6 +231,15 @@ impl Like {
     /// The expression as it was compiled, which equals that of another if both match the same for being written the same.
     pub(crate) fn compiled(&self) -> &str {
         self.regex.as_str()
+    }
+
+    /// What every match begins with: one of these, which is the whole match where it says so. None if there are many.
+    pub(crate) fn starts(&self) -> Option<Vec<(Vec<u8>, bool)>> {
+        let mut parser =
+            regex_syntax::ParserBuilder::new().unicode(false).utf8(false).dot_matches_new_line(true).build();
+        let hir = parser.parse(self.regex.as_str()).ok()?;
+        let starts = Extractor::new().extract(&hir);
+        Some(starts.literals()?.iter().map(|start| (start.as_bytes().to_vec(), start.is_exact())).collect())
     }
 
     /// Bytes that the program has at most.

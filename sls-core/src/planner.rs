@@ -3,7 +3,7 @@
 use std::cell::LazyCell;
 use std::fmt;
 
-use crate::action::{Action, Permission, PlannedAction, Refusal, Target, TargetType};
+use crate::action::{Action, MAX_CUSTOM_ACTIONS, Permission, PlannedAction, Refusal, Target, TargetType};
 use crate::evaluate::Decision;
 use crate::event::{Event, Value};
 use crate::guard::Guards;
@@ -11,7 +11,7 @@ use crate::policy::OnUnknown;
 use crate::schema::Field;
 
 /// The most actions that one plan holds.
-pub const MAX_ACTIONS: usize = Action::ALL.len();
+pub const MAX_ACTIONS: usize = Action::ALL.len() + MAX_CUSTOM_ACTIONS;
 
 /// Under which message type an alert is emitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,18 +59,20 @@ pub struct PlanContext<'a> {
     pub decision: Decision<'a>,
     /// Whether the sensor as a whole is in dry run.
     pub dry_run: bool,
+    /// The guard that holds the policy in dry run, if one does; it is [`Permission::Held`] then.
+    pub held: Option<&'a Refusal>,
 }
 
 impl<'a> PlanContext<'a> {
     /// What a planner is to know about a decision.
     #[must_use]
     pub fn new(event: &'a Event, decision: Decision<'a>, dry_run: bool) -> Self {
-        Self { event, decision, dry_run }
+        Self { event, decision, dry_run, held: None }
     }
 }
 
 /// What is to be done about a decision. It lives on the stack: planning allocates nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Plan {
     /// The message type to report under; none reports nothing.
@@ -99,6 +101,20 @@ impl Plan {
         self.actions[..self.len].iter().flatten()
     }
 
+    /// Whether an action is to be carried out.
+    pub(crate) fn acts(&self) -> bool {
+        self.actions().any(|planned| planned.permission == Permission::Granted)
+    }
+
+    /// Makes sure that no action is carried out, whatever the planner made of the guard.
+    pub(crate) fn hold(&mut self, guard: &Refusal) {
+        for planned in self.actions[..self.len].iter_mut().flatten() {
+            if planned.permission == Permission::Granted {
+                planned.permission = Permission::Held(guard.clone());
+            }
+        }
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -110,6 +126,16 @@ impl Plan {
 pub trait ActionPlanner: fmt::Debug + Send + Sync {
     /// The plan for one decision.
     fn plan(&self, context: &PlanContext<'_>) -> Plan;
+
+    /// The guard, if any, that protects the acting process of `event`. Whoever carries out an action that reaches more than
+    /// the process of its event asks for each: it makes an event of what it knows about that process.
+    fn protects(&self, event: &Event) -> Option<Refusal>;
+
+    /// The guard, if any, that protects the file with this resolved path on the host. Whoever acts on a file under another
+    /// name than those of its event asks for it. Without guards of files there is none.
+    fn protects_path(&self, _path: &[u8]) -> Option<Refusal> {
+        None
+    }
 }
 
 /// The planner that does what policies say, within guards.
@@ -134,7 +160,7 @@ impl GuardedPlanner {
 
 impl ActionPlanner for GuardedPlanner {
     fn plan(&self, context: &PlanContext<'_>) -> Plan {
-        let PlanContext { event, decision, dry_run } = context;
+        let PlanContext { event, decision, dry_run, held } = context;
         let policy = decision.policy;
         let report = if policy.actions.contains(Action::Alert) {
             Some(MessageType::Alert)
@@ -155,33 +181,50 @@ impl ActionPlanner for GuardedPlanner {
         let mut plan = Plan::report(report);
         for action in policy.actions.iter() {
             let Some(target_type) = action.target_type() else { continue };
-            let (target, refusal) = target(target_type, event, || *guarded);
-            let permission = match refusal {
+            let file_guard = || self.guards.file_refusal(event);
+            let (target, refusal) = target(target_type, event, || LazyCell::force(&guarded).clone(), file_guard);
+            let permission = match self.guards.action_refusal(action).or(refusal) {
                 Some(refusal) => Permission::Refused(refusal),
                 None if *dry_run || policy.dry_run => Permission::DryRun,
-                None => Permission::Granted,
+                None => held.map_or(Permission::Granted, |guard| Permission::Held(guard.clone())),
             };
             plan.push(PlannedAction::new(action, target, permission));
         }
         plan
     }
+
+    fn protects(&self, event: &Event) -> Option<Refusal> {
+        self.guards.refusal(event)
+    }
+
+    fn protects_path(&self, path: &[u8]) -> Option<Refusal> {
+        self.guards.path_refusal(path)
+    }
 }
 
-/// What an action acts on, and why it may not; `guarded` tells whether the guards protect the process.
-fn target(target_type: TargetType, event: &Event, guarded: impl Fn() -> Option<Refusal>) -> (Target, Option<Refusal>) {
-    let refused = |guard, reason| (Target::Unidentified, Some(Refusal::new(guard, reason)));
+/// What an action acts on, and why it may not; `guarded` tells whether the guards protect the process, `file_guard` whether
+/// they protect the file.
+fn target(
+    target_type: TargetType,
+    event: &Event,
+    guarded: impl Fn() -> Option<Refusal>,
+    file_guard: impl Fn() -> Option<Refusal>,
+) -> (Target, Option<Refusal>) {
+    let refused = |guard: &'static str, reason: &'static str| (Target::Unidentified, Some(Refusal::new(guard, reason)));
     match target_type {
         TargetType::Process => (Target::Process { key: event.process, pidfd_inode: event.pidfd_inode }, guarded()),
         TargetType::Operation => (Target::Operation, guarded()),
+        TargetType::Host => (Target::Host, None),
         TargetType::Container if event.value(Field::ContainerId) == Value::Absent => {
             refused("container", "the process runs outside a container")
         }
-        TargetType::Container => match event.cgroup_id {
+        // Not that of the process: it may be one below, or, where the container is not known for sure, one of the host.
+        TargetType::Container => match event.container_cgroup_id {
             Some(cgroup_id) => (Target::Container { cgroup_id }, guarded()),
             None => refused("container-identity", "the event does not identify the container's cgroup"),
         },
         TargetType::File => match (event.number(Field::FileDevice), event.number(Field::FileInode)) {
-            (Some(device), Some(inode)) => (Target::File { device, inode }, None),
+            (Some(device), Some(inode)) => (Target::File { device, inode }, file_guard()),
             _ => refused("file-identity", "the event does not identify the file by device and inode"),
         },
     }
@@ -201,7 +244,7 @@ mod tests {
         let matcher = TreeMatcher::new(set.into());
         let planner = GuardedPlanner::default();
         let mut plan = None;
-        matcher.decide(event, &mut |decision| plan = Some(planner.plan(&PlanContext { event, decision, dry_run })));
+        matcher.decide(event, &mut |decision| plan = Some(planner.plan(&PlanContext::new(event, decision, dry_run))));
         plan
     }
 
@@ -222,7 +265,7 @@ mod tests {
     fn actions_come_in_the_safe_order() {
         let plan = plan(&kill(""), &wget(), false).unwrap();
         assert_eq!(plan.report, Some(MessageType::Alert));
-        let actions: Vec<_> = plan.actions().map(|action| (action.action, action.permission)).collect();
+        let actions: Vec<_> = plan.actions().map(|action| (action.action, action.permission.clone())).collect();
         assert_eq!(actions, [(Action::Stop, Permission::Granted), (Action::Kill, Permission::Granted)]);
     }
 
@@ -241,7 +284,7 @@ mod tests {
         for dry_run in [false, true] {
             let plan = plan(&kill(""), &event, dry_run).unwrap();
             let refusal = Refusal::new("pid-1", "init is never acted upon");
-            assert!(plan.actions().all(|action| action.permission == Permission::Refused(refusal)));
+            assert!(plan.actions().all(|action| action.permission == Permission::Refused(refusal.clone())));
         }
     }
 

@@ -4,11 +4,17 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::action::{ActionOutcome, ActionSet, PlannedAction};
+use uuid::Uuid;
+
+use crate::action::{ActionOutcome, ActionSet, PlannedAction, Refusal};
 use crate::alert::Alert;
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, ProcessKey};
+use crate::planner::ActionPlanner;
+use crate::policy::{Policy, PolicyType};
+use crate::process_table::ProcessTable;
 use crate::schema::FieldSet;
 
 /// An error from outside the engine.
@@ -35,6 +41,12 @@ pub trait EventSource: fmt::Debug + Send {
 
     /// Which fields the source can fill in events of `kind`; a policy that needs another cannot work on it.
     fn provides(&self, kind: EventKind) -> FieldSet;
+
+    /// Why the source cannot give what raises policies of a type: the hook that is missing, and the kernel option that
+    /// would bring it. None if it can, or if there is no more to say than [`EventSource::provides`] does.
+    fn unavailable(&self, _policy_type: PolicyType) -> Option<String> {
+        None
+    }
 }
 
 /// Carries planned actions out.
@@ -47,7 +59,116 @@ pub trait Responder: fmt::Debug + Send {
     fn supports(&self) -> ActionSet;
 
     /// Starts `action`.
-    fn execute(&mut self, action: &PlannedAction) -> Execution;
+    fn execute(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution;
+}
+
+/// What a responder may want to know besides the target: of what the action is the answer, and whom it must spare.
+#[derive(Clone, Copy)]
+pub struct ActionContext<'a> {
+    event: &'a Event,
+    policy: Option<&'a Policy>,
+    planner: Option<&'a Arc<dyn ActionPlanner>>,
+    processes: Option<&'a ProcessTable>,
+    alert_id: &'a dyn Fn() -> Uuid,
+}
+
+impl<'a> ActionContext<'a> {
+    /// For an action that answers `event`, without guards and known processes: an engine gives a whole one.
+    #[must_use]
+    pub fn new(event: &'a Event) -> Self {
+        Self { event, policy: None, planner: None, processes: None, alert_id: &Uuid::nil }
+    }
+
+    /// With the policy that asks for the action.
+    #[must_use]
+    pub fn policy(self, policy: &'a Policy) -> Self {
+        Self { policy: Some(policy), ..self }
+    }
+
+    /// With the planner whose guards the action must respect.
+    #[must_use]
+    pub fn planner(self, planner: &'a Arc<dyn ActionPlanner>) -> Self {
+        Self { planner: Some(planner), ..self }
+    }
+
+    /// With the processes that are known.
+    #[must_use]
+    pub fn processes(self, processes: &'a ProcessTable) -> Self {
+        Self { processes: Some(processes), ..self }
+    }
+
+    /// With what gives the uuid of the alert. It is asked only by those who need it, for making one takes time.
+    #[must_use]
+    pub fn alert_id(self, alert_id: &'a dyn Fn() -> Uuid) -> Self {
+        Self { alert_id, ..self }
+    }
+
+    /// The event.
+    #[must_use]
+    pub fn event(&self) -> &'a Event {
+        self.event
+    }
+
+    /// Name of the policy that asks for the action; empty if it is not known.
+    #[must_use]
+    pub fn policy_name(&self) -> &'a str {
+        self.policy.map_or("", |policy| &policy.name)
+    }
+
+    /// The uuid of the alert that will report the action.
+    #[must_use]
+    pub fn alert_uuid(&self) -> Uuid {
+        (self.alert_id)()
+    }
+
+    /// The living processes that are known to descend from the process of the event, also where their parents are gone.
+    pub fn descendants(&self) -> impl Iterator<Item = ProcessKey> {
+        self.processes.into_iter().flat_map(|table| table.descendants(self.event.process))
+    }
+
+    /// [`ActionContext::descendants`], each after the nearest of its ancestors that lives as far as is known. That need not
+    /// be its parent, which may have ended.
+    pub fn descents(&self) -> impl Iterator<Item = (ProcessKey, ProcessKey)> {
+        self.processes.into_iter().flat_map(|table| {
+            let origin = |key| table.lineage(key).find(|ancestor| !ancestor.exited()).map(|ancestor| ancestor.key());
+            let root = self.event.process;
+            table.descendants(root).map(move |key| (origin(key).unwrap_or(root), key))
+        })
+    }
+
+    /// Who is to be spared, to be asked on any thread.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        Protection(self.planner.cloned())
+    }
+}
+
+impl fmt::Debug for ActionContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActionContext")
+            .field("event", self.event)
+            .field("planner", &self.planner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The guards of the planner that made a plan.
+#[derive(Clone, Debug, Default)]
+pub struct Protection(Option<Arc<dyn ActionPlanner>>);
+
+impl Protection {
+    /// The guard, if any, that protects the acting process of `event`, which tells what is known about that process: its
+    /// identity, program, cgroup and namespaces, and whether it is a kernel thread.
+    #[must_use]
+    pub fn refusal(&self, event: &Event) -> Option<Refusal> {
+        self.0.as_ref()?.protects(event)
+    }
+
+    /// The guard, if any, that protects the file with this resolved path on the host.
+    #[must_use]
+    pub fn refusal_of_path(&self, path: &[u8]) -> Option<Refusal> {
+        self.0.as_ref()?.protects_path(path)
+    }
 }
 
 /// An action under way.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::action::ActionSet;
 use crate::diagnostic::Diagnostics;
+use crate::interest::Interest;
 use crate::list::{Entries, HostName, List};
 use crate::rule::Rule;
 use crate::schema::FieldSet;
@@ -114,6 +115,12 @@ impl PolicyType {
         !matches!(self, Self::Container | Self::Selinux | Self::SmepSmap)
     }
 
+    /// Whether an event of the type has a file that responses can act on.
+    #[must_use]
+    pub fn has_file(self) -> bool {
+        matches!(self, Self::File | Self::FileMonitor | Self::NewFileExec | Self::Chmod)
+    }
+
     /// The words that name the policy in alerts, as in "Program Policy".
     #[must_use]
     pub fn title(self) -> &'static str {
@@ -182,6 +189,20 @@ pub struct Policy {
     pub(crate) index: usize,
 }
 
+impl Policy {
+    /// Whether it decides and does the same about every event. What its alerts say may differ.
+    pub(crate) fn decides_like(&self, other: &Self) -> bool {
+        self.policy_type == other.policy_type
+            && self.options == other.options
+            && self.enabled == other.enabled
+            && self.actions == other.actions
+            && self.dry_run == other.dry_run
+            && self.on_unknown == other.on_unknown
+            && self.rules.len() == other.rules.len()
+            && self.rules.iter().zip(&other.rules).all(|(rule, other)| rule.decides_like(other))
+    }
+}
+
 /// An immutable set of checked policies: what one load of documents gave.
 #[derive(Clone, Debug, Default)]
 pub struct PolicySet {
@@ -206,9 +227,31 @@ impl PolicySet {
         self.policies.iter().find(|policy| &*policy.name == name)
     }
 
+    /// What is remembered of each policy, by index, in place of what was `kept` of each `old` one: `next` gets a policy and,
+    /// if there was one of its name, that one with what was kept of it.
+    pub(crate) fn carry_over<T>(
+        &self,
+        old: &Self,
+        kept: Vec<T>,
+        mut next: impl FnMut(&Policy, Option<(&Policy, T)>) -> T,
+    ) -> Vec<T> {
+        let mut kept: Vec<Option<T>> = kept.into_iter().map(Some).collect();
+        let carried = self.policies.iter().map(|policy| {
+            let before = old.policy(&policy.name).and_then(|old| Some((&**old, kept.get_mut(old.index)?.take()?)));
+            next(policy, before)
+        });
+        carried.collect()
+    }
+
     /// The policies that take part.
     pub fn active(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.iter().filter(|policy| policy.enabled)
+    }
+
+    /// Which events can raise the active policies.
+    #[must_use]
+    pub fn interest(&self) -> Interest {
+        Interest::of(self)
     }
 
     /// The lists by name.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use self::read::read;
+use crate::action::ActionSet;
 use crate::diagnostic::{Code, Diagnostics, nearest};
 use crate::engine::Engine;
 use crate::event::Event;
@@ -139,7 +140,21 @@ impl PolicyTests {
     /// # Errors
     /// As [`PolicyTests::from_yaml`].
     pub fn with_limits(name: &str, bytes: impl Into<Vec<u8>>, limits: &Limits) -> Result<Self, Diagnostics> {
-        read(name, bytes.into(), limits)
+        Self::with_actions(name, bytes, limits, ActionSet::EMPTY)
+    }
+
+    /// Like [`PolicyTests::with_limits`], of policies that may have these actions of an embedder as well: those that its
+    /// [`Responder`](crate::Responder) supports.
+    ///
+    /// # Errors
+    /// As [`PolicyTests::from_yaml`].
+    pub fn with_actions(
+        name: &str,
+        bytes: impl Into<Vec<u8>>,
+        limits: &Limits,
+        actions: ActionSet,
+    ) -> Result<Self, Diagnostics> {
+        read(name, bytes.into(), limits, actions)
     }
 
     /// The policy documents that the file names, as layers in this order. Their paths are relative to the file, and theirs

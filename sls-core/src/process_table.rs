@@ -14,6 +14,9 @@ use uuid::Uuid;
 use crate::event::{Event, EventKind, MAX_ANCESTORS, ProcessKey, Value};
 use crate::schema::Field;
 use forest::{Forest, NIL, Origin, State};
+use image::ProcessImage;
+
+pub(crate) use image::OF_PROGRAM;
 
 pub use image::{MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, SPARE_STORED_TEXT};
 pub use record::ProcessRecord;
@@ -131,6 +134,14 @@ impl ProcessTable {
         if let Some(actor) = actor {
             self.name_program(event, actor);
         }
+        // A source that names the program has said what it knows of it.
+        let is_described = tells_of_process(event.kind) || event.value(Field::ProgramName) != Value::Absent;
+        if !is_described && event.process.pid != 0 && !event.kernel_thread {
+            match actor {
+                Some(actor) => self.forest[actor].image.describe(event),
+                None => ProcessImage::default().describe(event),
+            }
+        }
         if event.parent.pid == 0 {
             event.parent = actor.map_or_else(ProcessKey::default, |actor| self.forest[actor].reported_parent);
         }
@@ -151,18 +162,7 @@ impl ProcessTable {
             if event.value(field) != Value::Absent {
                 continue;
             }
-            match image.map_or(Value::Unknown, |image| image.value(source)) {
-                Value::Text { bytes, truncated } => {
-                    event.set_text(field, bytes);
-                    if truncated {
-                        event.mark_truncated(field);
-                    }
-                }
-                Value::Unknown => {
-                    event.mark_unknown(field);
-                }
-                _ => {}
-            }
+            event.set_value(field, image.map_or(Value::Unknown, |image| image.value(source)));
         }
         if event.value(Field::AncestorProgramName) == Value::Absent {
             self.fill_ancestors(event, origin);
@@ -191,6 +191,18 @@ impl ProcessTable {
     pub fn lineage(&self, key: ProcessKey) -> impl Iterator<Item = ProcessRecord<'_>> {
         let start = self.forest.find(key).map_or(NIL, |index| self.forest[index].parent);
         self.forest.upwards(start).take(MAX_ANCESTORS).map(|index| self.record(index))
+    }
+
+    /// The living processes that descend from the process `key`, as far as that is known, each after its parent. It
+    /// allocates.
+    pub fn descendants(&self, key: ProcessKey) -> impl Iterator<Item = ProcessKey> {
+        let mut left: Vec<u32> = self.forest.find(key).into_iter().collect();
+        let all = std::iter::from_fn(move || {
+            let next = left.pop()?;
+            left.extend(self.forest.children(next));
+            Some(next)
+        });
+        all.skip(1).map(|index| self.record(index)).filter(|record| !record.exited()).map(ProcessRecord::key)
     }
 
     /// Every process in the table, in no particular order.
@@ -351,4 +363,9 @@ impl fmt::Debug for ProcessTable {
             .field("evicted", &self.evicted())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether events of `kind` keep the table: they say themselves what there is to say about the program.
+pub(crate) fn tells_of_process(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Exec | EventKind::Fork | EventKind::Exit | EventKind::Baseline)
 }

@@ -22,6 +22,23 @@ pub struct Rule {
     pub condition: Option<Condition>,
 }
 
+impl Rule {
+    /// Whether it decides the same about every event: it is written in the same way, and its lists hold the same.
+    pub(crate) fn decides_like(&self, other: &Self) -> bool {
+        let lists = |rule: &Self| {
+            let mut lists = Vec::new();
+            if let Some(condition) = &rule.condition {
+                condition.collect_lists(&mut lists);
+            }
+            lists
+        };
+        let (own, others) = (lists(self), lists(other));
+        self.text == other.text
+            && own.len() == others.len()
+            && own.iter().zip(&others).all(|(own, other)| own.holds_like(other))
+    }
+}
+
 /// A checked expression.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -50,6 +67,17 @@ impl Condition {
     }
 }
 
+impl Condition {
+    /// The lists that it reads, as often as it does, from left to right.
+    fn collect_lists(&self, lists: &mut Vec<Arc<List>>) {
+        match self {
+            Self::And(terms) | Self::Or(terms) => terms.iter().for_each(|term| term.collect_lists(lists)),
+            Self::Not(inner) => inner.collect_lists(lists),
+            Self::Test(test) => test.comparison.collect_lists(lists),
+        }
+    }
+}
+
 /// A checked comparison of a field with something.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -74,6 +102,16 @@ pub(crate) enum Comparison {
     Host(IpNet),
     List { list: Arc<List>, fold: bool },
     AnyOf(Vec<Comparison>),
+}
+
+impl Comparison {
+    fn collect_lists(&self, lists: &mut Vec<Arc<List>>) {
+        match self {
+            Self::List { list, .. } => lists.push(list.clone()),
+            Self::AnyOf(any) => any.iter().for_each(|one| one.collect_lists(lists)),
+            Self::Pattern { .. } | Self::Like(_) | Self::Number(_) | Self::Bool(_) | Self::Host(_) => {}
+        }
+    }
 }
 
 /// An order of numbers. Literals may lie outside the range that fields have.

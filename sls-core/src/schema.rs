@@ -182,7 +182,7 @@ schema! {
         "the script, when the kernel ran it through its #! interpreter; else \"\". As the caller spelt it, made absolute; links are not resolved";
     ProgramArguments "programArguments" Text, false, None, Everywhere, "argv joined by one space";
     ProcessName "processName" Name, false, COMM_LEN, Everywhere, "comm: at most 15 bytes";
-    ProgramDirectory "programDirectory" Path, false, None, Everywhere, "working directory";
+    ProgramDirectory "programDirectory" Path, false, None, Everywhere, "working directory; of an event other than an execution, the one in which the program was executed";
     ProgramIsMemfd "programIsMemfd" Bool, false, None, Everywhere, "the executable is a memfd: file-less execution";
     ProgramIsDeleted "programIsDeleted" Bool, false, None, Everywhere,
         "the executable has no name left in any directory";
@@ -218,6 +218,9 @@ schema! {
     FilePath "filePath" Path, false, None, FILES_AND_MODULES,
         "the file acted upon; for file policies the new name of a rename or link, for newFileExec the new file";
     NewFilePath "newFilePath" Path, false, None, ATTRIBUTES, "the new name of a rename or link";
+    HostFilePath "hostFilePath" Path, false, None, ATTRIBUTES,
+        "filePath as the host sees it, where a container's path can be translated; outside containers the same as filePath";
+    NewHostFilePath "newHostFilePath" Path, false, None, ATTRIBUTES, "newFilePath as the host sees it";
     FileOperation "fileOperation" Enum(&["CREATE", "OPEN_WRITE", "OPEN_READ", "WRITE", "RENAME", "LINK", "SYMLINK",
         "UNLINK", "TRUNCATE", "CHMOD", "CHOWN", "SETXATTR"]), false, None, ATTRIBUTES, "what was done to the file";
     FileMode "fileMode" Number, false, None, FILES, "permission bits of the file after the operation, set-id and sticky bits included";
@@ -233,6 +236,8 @@ schema! {
     LocalPort "localPort" Number, false, None, To(&[P::Connect, P::NetworkService]), "the socket's own port";
     InboundHost "inboundHost" Host, false, None, To(&[P::NetworkService]), "peer of an inbound connection";
     InboundPort "inboundPort" Number, false, None, To(&[P::NetworkService]), "local port of an inbound connection";
+    SocketPath "socketPath" Path, false, None, To(&[P::Connect, P::NetworkService]),
+        "address of a UNIX socket: the peer's of a connection, the socket's own of a service; abstract names begin with @";
     Protocol "protocol" Enum(&["TCP", "UDP", "UNIX"]), false, None, To(&[P::Connect, P::NetworkService]),
         "transport of the connection";
     TargetProgramName "targetProgramName" Path, false, None, TARGETED, "executable of the process acted upon";

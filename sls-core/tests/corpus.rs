@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex};
 use serde::Deserialize;
 use serde_json::Value;
 use sls_core::{
-    Action, ActionExplanation, ActionSet, Engine, Event, Execution, Expr, Field, LIST_KEYS, ListType, Matcher, Operand,
-    Operator, POLICY_KEYS, PlannedAction, PolicyLoader, PolicySet, PolicyType, Responder, TreeMatcher, UnknownKeys,
-    parse_rule,
+    Action, ActionContext, ActionExplanation, ActionSet, Engine, Event, Execution, Expr, Field, LIST_KEYS, ListType,
+    Matcher, Operand, Operator, POLICY_KEYS, PlannedAction, PolicyLoader, PolicySet, PolicyType, Responder,
+    TreeMatcher, UnknownKeys, parse_rule,
 };
 
 #[derive(Deserialize)]
@@ -267,8 +267,8 @@ impl Responder for Recorder {
         Action::ALL.iter().copied().collect()
     }
 
-    fn execute(&mut self, action: &PlannedAction) -> Execution {
+    fn execute(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution {
         self.0.lock().unwrap().push(action.action);
-        sls_core::DryRunResponder.execute(action)
+        sls_core::DryRunResponder.execute(action, context)
     }
 }

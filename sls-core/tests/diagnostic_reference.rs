@@ -23,7 +23,13 @@ fn reference() -> String {
          one is near, a\nsuggestion; `--format json` gives the same to programs.\n",
     );
     let parts = [
-        (Severity::Error, "Errors", "A document with an error is refused, and what was loaded before stays in force."),
+        (
+            Severity::Error,
+            "Errors",
+            "A document with an error is refused, and what was loaded before stays in force. Where the running kernel gives a \
+             policy\ntype no events, `SLS023` names the policy and, as far as it is known, the hook and the kernel option that \
+             are missing.",
+        ),
         (
             Severity::Warning,
             "Warnings",

@@ -9,7 +9,9 @@ mod golden;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sls_core::{Code, Diagnostics, Limits, PolicyLoader};
+use sls_core::{
+    ActionSet, Capabilities, Code, Diagnostics, EventKind, Field, FieldSet, Limits, PolicyLoader, PolicyType,
+};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/diagnostics")
@@ -83,6 +85,33 @@ fn every_bad_document_is_refused_in_bounded_time() {
     refusal("keys", "? ".repeat(100_000), Limits::default());
     refusal("dashes", "- ".repeat(100_000), Limits::default());
     assert!(start.elapsed().as_secs() < 20, "took {:?}", start.elapsed());
+}
+
+/// What the running kernel lacks is named, with the policy.
+#[test]
+fn what_the_sensor_cannot_see_gets_its_golden_diagnostics() {
+    let provides = |kind| match kind {
+        EventKind::Exec | EventKind::Security => Field::all().collect(),
+        _ => FieldSet::EMPTY,
+    };
+    let sensor = Capabilities::new(provides, ActionSet::EMPTY).unavailable(|policy_type| {
+        let reason = match policy_type {
+            PolicyType::Selinux => {
+                "the kernel has no SELinux to be seen at `sel_write_enforce` (CONFIG_SECURITY_SELINUX)"
+            }
+            PolicyType::KernelModule => "the kernel loads no modules (CONFIG_MODULES)",
+            _ => return None,
+        };
+        Some(reason.to_owned())
+    });
+    let names = ["selinux", "smepSmap", "kernelModule", "newFileExec", "connect"];
+    let document: String =
+        names.iter().map(|name| format!("My {name}:\n  policy: {name}\n  rules: [default ignore]\n")).collect();
+    let loaded = PolicyLoader::new().capabilities(sensor.clone()).document("unavailable.yaml", &*document).load();
+    compare("unavailable", &loaded.unwrap_err());
+    let content = PolicyLoader::new().capabilities(sensor).content("unavailable.yaml", document).load().unwrap();
+    assert_eq!(content.left_out().as_slice().len(), names.len() - 1);
+    assert_eq!(content.policies().len(), 1, "smepSmap shares its kind of events with selinux, and is seen");
 }
 
 /// Layers: a finding names the file that it is in.

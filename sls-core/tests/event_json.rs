@@ -17,7 +17,9 @@ fn assert_same(left: &Event, right: &Event) {
         (right.pidfd_inode, right.cgroup_id, right.pid_namespace, right.kernel_thread, right.exit_status)
     );
     assert_eq!(left.mount_namespace, right.mount_namespace);
+    assert_eq!(left.container_cgroup_id, right.container_cgroup_id);
     assert_eq!((left.truncated(), left.unknown()), (right.truncated(), right.unknown()));
+    assert_eq!(left.untrusted(), right.untrusted());
     for field in Field::all() {
         match (left.value(field), right.value(field)) {
             (Value::Many { items: left, .. }, Value::Many { items: right, .. }) => {
@@ -64,7 +66,7 @@ fn event() -> impl Strategy<Value = Event> {
         any::<[u64; 5]>(),
         any::<[u32; 3]>(),
         any::<(Option<u64>, Option<u64>, Option<u32>, bool, Option<u32>)>(),
-        any::<Option<u32>>(),
+        any::<(Option<u32>, Option<u64>)>(),
         any::<[u128; 3]>(),
     );
     let fields = Field::all().map(setting).collect::<Vec<_>>();
@@ -73,7 +75,7 @@ fn event() -> impl Strategy<Value = Event> {
         [event.time, event.lost, event.process.start, event.parent.start, event.creator.start] = numbers;
         [event.process.pid, event.parent.pid, event.creator.pid] = pids;
         (event.pidfd_inode, event.cgroup_id, event.pid_namespace, event.kernel_thread, event.exit_status) = rest;
-        event.mount_namespace = mounts;
+        (event.mount_namespace, event.container_cgroup_id) = mounts;
         for (field, setting) in Field::all().zip(settings) {
             if let Some(setting) = setting {
                 setting.apply(&mut event, field);
@@ -85,6 +87,9 @@ fn event() -> impl Strategy<Value = Event> {
             }
             if masks[0] & !masks[1] & masks[2] & bit != 0 {
                 event.mark_unknown(field);
+            }
+            if !masks[0] & masks[1] & masks[2] & bit != 0 {
+                event.mark_untrusted(field);
             }
         }
         event

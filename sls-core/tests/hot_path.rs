@@ -4,7 +4,7 @@
 mod support;
 
 use sls_core::{
-    Action, ActionSet, DryRunResponder, Engine, Event, EventKind, Execution, Field, MAX_ALERT_LINEAGE,
+    Action, ActionContext, ActionSet, DryRunResponder, Engine, Event, EventKind, Execution, Field, MAX_ALERT_LINEAGE,
     MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT, PlannedAction, PolicySet, ProcessKey, Responder,
 };
 
@@ -34,9 +34,9 @@ impl Responder for Watching {
         Action::ALL.iter().copied().collect()
     }
 
-    fn execute(&mut self, action: &PlannedAction) -> Execution {
+    fn execute(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution {
         self.allocations.push(ALLOCATIONS.get());
-        DryRunResponder.execute(action)
+        DryRunResponder.execute(action, context)
     }
 }
 

@@ -13,8 +13,21 @@ INLINE long add_name(struct scratch *s, const void *name)
 	long sign = len >> 63;
 
 	opaque(sign);
+#ifdef SLS_PATH_TOPS
+	s->walk.below = s->top;
+	s->top = pos;
+#endif
 	s->pos = pos + (len & ~sign);
 	return len;
+}
+
+/* Whether a file without a place in the tree is a memfd, by its name. */
+INLINE bool is_memfd(const void *name)
+{
+	u64 start = 0;
+
+	bpf_probe_read_kernel(&start, 6, name);
+	return start == 0x3a64666d656dull; /* "memfd:" */
 }
 
 /* A dentry without a parent that is not the root of its mount: a memfd and its like have their name in it, a file that
@@ -44,9 +57,9 @@ INLINE int is_nowhere(struct mount *mount)
 	return inum == 0 || inum == MNT_NS_ANON_INO;
 }
 
-/* Goes on from `s->walk`. Returns whether the start of the path is missing. All ways out of the loop are one, so that the
+/* Goes on from `s->walk` for some steps. Returns whether there are more. All ways out of the loop are one, so that the
  * verifier follows what comes behind it once and not in each step. */
-INLINE int walk_up(struct scratch *s)
+INLINE int walk_some(struct scratch *s)
 {
 	struct mount *mount = (void *)s->walk.mount, *above;
 	struct dentry *root = (void *)s->walk.root;
@@ -56,7 +69,7 @@ INLINE int walk_up(struct scratch *s)
 	int i;
 
 #pragma clang loop unroll(disable)
-	for (i = 0; i < PATH_STEPS; i++) {
+	for (i = 0; i < STEPS_AT_ONCE; i++) {
 		if (at == root) {
 			above = read(struct mount, mount, mnt_parent);
 			if (above == mount)
@@ -72,28 +85,56 @@ INLINE int walk_up(struct scratch *s)
 		bad |= add_name(s, read(struct dentry, at, d_name.name));
 		at = parent;
 	}
+	s->walk.mount = (u64)mount;
+	s->walk.root = (u64)root;
+	s->walk.at = (u64)at;
 	if (bad < 0)
+		s->walk.bad = 1;
+	return i == STEPS_AT_ONCE;
+}
+
+/* Where the walk ended: returns whether the start of the path is missing. */
+INLINE int walk_end(struct scratch *s)
+{
+	struct mount *mount = (void *)s->walk.mount;
+	struct dentry *at = (void *)s->walk.at;
+
+	if (s->walk.bad)
 		return 1;
-	if (at == root)
+	if (s->walk.at == s->walk.root)
 		return read(struct mount, mount, mnt_parent) != mount || is_nowhere(mount);
-	if (s->pos >= end || read(struct dentry, at, d_parent) != at)
+	if (s->pos >= s->walk.end || read(struct dentry, at, d_parent) != at)
 		return 1;
 	return add_detached(s, read(struct dentry, at, d_name.name));
 }
 
-/* For each of the two scratches. These are global functions: the verifier looks at them once, and not at each call with
- * what it knows there. On 5.10 they can take numbers only, so what they start from is in the scratch. */
+/* For each map of scratches. These are global functions: the verifier looks at them once, and not at each call with
+ * what it knows there; that is why the steps are a function of their own, which is called until there are no more. On 5.10
+ * they can take numbers only, so what they start from is in the scratch. */
 #define WALK(name, scratch_map)                                                \
-	__attribute__((noinline)) int name(void)                               \
+	__attribute__((noinline)) int name##_some(u32 slot)                    \
 	{                                                                      \
-		u32 zero = 0;                                                  \
-		struct scratch *s = bpf_map_lookup_elem(&scratch_map, &zero);  \
+		struct scratch *s = bpf_map_lookup_elem(&scratch_map, &slot);  \
                                                                                \
-		return s ? walk_up(s) : 1;                                     \
+		return s ? walk_some(s) : 0;                                   \
+	}                                                                      \
+	__attribute__((noinline)) int name(u32 slot)                           \
+	{                                                                      \
+		struct scratch *s = bpf_map_lookup_elem(&scratch_map, &slot);  \
+                                                                               \
+		if (!s)                                                        \
+			return 1;                                              \
+		s->walk.bad = 0;                                               \
+		_Pragma("clang loop unroll(disable)")                          \
+		for (int i = 0; i < PATH_STEPS / STEPS_AT_ONCE; i++) {         \
+			if (!name##_some(slot))                                \
+				break;                                         \
+		}                                                              \
+		return walk_end(s);                                            \
 	}
 
 /* Writes the components of a path at `s->pos`, leaf first, each with a NUL. Returns `cut` if the start is missing. */
-INLINE u16 add_path(struct scratch *s, struct dentry *dentry, struct vfsmount *vfsmount, u16 cut, int (*walk)(void))
+INLINE u16 add_path(struct scratch *s, struct dentry *dentry, struct vfsmount *vfsmount, u16 cut, int (*walk)(u32), u32 slot)
 {
 	struct dentry *root = vfsmount->mnt_root, *parent;
 
@@ -113,7 +154,17 @@ INLINE u16 add_path(struct scratch *s, struct dentry *dentry, struct vfsmount *v
 	s->walk.at = (u64)dentry;
 	s->walk.root = (u64)root;
 	s->walk.mount = (u64)vfsmount - field_offset(struct mount, mnt);
-	return walk() ? cut : 0;
+	return walk(slot) ? cut : 0;
+}
+
+/* The same for pointers whose types the verifier does not know. */
+INLINE u16 add_raw_path(struct scratch *s, void *dentry, void *vfsmount, u16 cut, int (*walk)(u32), u32 slot)
+{
+	s->walk.end = s->pos + PATH_BYTES;
+	s->walk.at = (u64)dentry;
+	s->walk.root = (u64)read(struct vfsmount, vfsmount, mnt_root);
+	s->walk.mount = (u64)vfsmount - field_offset(struct mount, mnt);
+	return walk(slot) ? cut : 0;
 }
 
 #endif

@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* exec, fork and exit as they happen, and the processes that were there before. */
-#include "vmlinux_min.h"
-#include "helpers.h"
-#include "record.h"
+#include "common.h"
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+/* What the file behind descriptor 0 is; src/record/process.rs has the same numbers. */
+enum standard_input {
+	INPUT_NONE = 0,
+	INPUT_TERMINAL = 1,
+	INPUT_SOCKET = 2,
+	INPUT_PIPE = 3,
+	INPUT_FILE = 4,
+	INPUT_DEVICE = 5,
+};
 
-const volatile struct config config SEC(".rodata.config") = { .wake_bytes = 1 << 20 };
+struct exec_detail {
+	u32 standard_input;
+	u32 zero;
+};
 
-struct {
-	MAP_UINT(type, BPF_MAP_TYPE_RINGBUF);
-	MAP_UINT(max_entries, 8 << 20);
-} ring SEC(".maps");
-
-struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct scratch);
-} exec_scratch SEC(".maps");
+SCRATCHES(exec_scratch, 1);
 
 /* Its own, because the iterator can be preempted by an exec. There is one reader, so no need for one per CPU. */
 struct {
@@ -28,121 +27,57 @@ struct {
 	MAP_TYPE(value, struct scratch);
 } task_scratch SEC(".maps");
 
-#include "path.h"
-
 WALK(walk_exec, exec_scratch)
 WALK(walk_task, task_scratch)
 
-/* Records lost, by kind. */
-struct {
-	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-	MAP_UINT(max_entries, RECORD_KINDS);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u64);
-} lost_records SEC(".maps");
-
-/* Set by the reader before it blocks, cleared by whoever wakes it. */
-struct {
-	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u32);
-} dozing SEC(".maps");
-
-INLINE u64 *lost_of(u32 kind)
+/* A terminal's file leads to a structure that leads back to it; majors do not tell terminals from other devices. */
+INLINE bool is_terminal(void *file)
 {
-	return bpf_map_lookup_elem(&lost_records, &kind);
+	void *data = read(struct file, file, private_data);
+
+	return data && (void *)read(struct tty_file_private, data, file) == file;
 }
 
-/* Wakes the reader if it sleeps. Called after the record was committed: tested before, the reader could look at an
- * empty ring between the test and the commit, and then sleep on a full one. */
-INLINE void wake(u64 enough)
+INLINE u32 standard_input(struct task_struct *task)
 {
-	u32 zero = 0;
-	u32 *dozes = bpf_map_lookup_elem(&dozing, &zero);
-	void *bell;
+	struct files_struct *files = task->files;
+	void *file = NULL, *inode;
+	struct fdtable *table;
 
-	if (!dozes || !*(volatile u32 *)dozes)
-		return;
-	if (enough && bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) < enough)
-		return;
-	/* The record is already in the ring, so an empty one rings the bell. The reader never sees it. */
-	bell = bpf_ringbuf_reserve(&ring, 8, 0);
-	/* The ring is full: the next one has to try again. */
-	if (!bell)
-		return;
-	*(volatile u32 *)dozes = 0;
-	bpf_ringbuf_discard(bell, BPF_RB_FORCE_WAKEUP);
-}
-
-INLINE u32 pid_namespace_of(struct task_struct *leader)
-{
-	struct pid *pid = leader->thread_pid;
-	u32 level = pid->level;
-	void *upid, *ns = NULL;
-
-	if (level == 0)
-		return pid->numbers[0].ns->ns.inum;
-	/* The array has one entry a level, whatever its type says; and old verifiers add no variable to a typed
-	 * pointer. */
-	upid = read(struct task_struct, leader, thread_pid);
-	upid += field_offset(struct pid, numbers) + level * type_size(struct upid);
-	bpf_probe_read_kernel(&ns, sizeof(ns), upid + field_offset(struct upid, ns));
-	return read(struct pid_namespace, ns, ns.inum);
-}
-
-/* What every record has. Each member is written: the scratch still holds the last record. */
-INLINE void fill(struct record *r, struct task_struct *task, u8 kind)
-{
-	struct task_struct *leader = task->group_leader;
-	struct task_struct *parent = task->real_parent;
-	struct pid *pid = leader->thread_pid;
-	const struct cred *cred = task->cred;
-	u64 *lost = lost_of(kind);
-
-	r->len = sizeof(*r);
-	r->kind = kind;
-	r->version = RECORD_VERSION;
-	r->flags = task->flags & PF_KTHREAD ? FLAG_KERNEL_THREAD : 0;
-	r->time = bpf_ktime_get_boot_ns();
-	r->lost = lost ? *(volatile u64 *)lost : 0;
-	r->start = leader->start_boottime;
-	r->pid = task->tgid;
-	r->parent_pid = 0;
-	r->parent_start = 0;
-	if (parent) {
-		r->parent_pid = parent->tgid;
-		r->parent_start = parent->group_leader->start_boottime;
+	if (!files)
+		return INPUT_NONE;
+	table = files->fdt;
+	/* A table has room for a long's bits at least. */
+	bpf_probe_read_kernel(&file, sizeof(file), table->fd);
+	if (!file)
+		return INPUT_NONE;
+	inode = read(struct file, file, f_inode);
+	switch (read(struct inode, inode, i_mode) & S_IFMT) {
+	case S_IFSOCK:
+		return INPUT_SOCKET;
+	case S_IFIFO:
+		return INPUT_PIPE;
+	case S_IFCHR:
+		return is_terminal(file) ? INPUT_TERMINAL : INPUT_DEVICE;
+	case S_IFBLK:
+		return INPUT_DEVICE;
+	default:
+		return INPUT_FILE;
 	}
-	r->creator_pid = 0;
-	r->creator_start = 0;
-	r->pidfd_inode = 0;
-	r->pid_namespace = 0;
-	if (pid) {
-		if (field_exists(pid->ino))
-			r->pidfd_inode = pid->ino;
-		r->pid_namespace = pid_namespace_of(leader);
-	}
-	/* A process on its way out has none any more. */
-	r->mount_namespace = task->nsproxy ? task->nsproxy->mnt_ns->ns.inum : 0;
-	r->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	r->uid = cred->uid.val;
-	r->gid = cred->gid.val;
-	r->euid = cred->euid.val;
-	r->egid = cred->egid.val;
-	r->loginuid = ~0u;
-	if (field_exists(task->loginuid))
-		r->loginuid = task->loginuid.val;
-	r->inode = 0;
-	r->device = 0;
-	r->exit_status = 0;
-	r->exe_len = r->cwd_len = r->invoked_len = r->argv_len = r->tty_len = 0;
-	r->zero0 = 0;
-	r->zero1 = 0;
-	bpf_probe_read_kernel(r->comm, sizeof(r->comm), task->comm);
 }
 
-INLINE u16 add_file(struct scratch *s, struct file *file, int (*walk)(void))
+/* Comes before everything else in the tail. */
+INLINE void add_detail(struct scratch *s, struct task_struct *task)
+{
+	struct exec_detail *detail = (void *)s->tail;
+
+	detail->standard_input = standard_input(task);
+	detail->zero = 0;
+	s->record.detail_len = sizeof(*detail);
+	s->pos = sizeof(*detail);
+}
+
+INLINE u16 add_file(struct scratch *s, struct file *file, int (*walk)(u32))
 {
 	struct record *r = &s->record;
 	struct dentry *dentry = file->f_path.dentry;
@@ -150,22 +85,20 @@ INLINE u16 add_file(struct scratch *s, struct file *file, int (*walk)(void))
 	bool detached = dentry->d_parent == dentry;
 	u32 links = inode->i_nlink;
 	u32 start = s->pos;
-	u64 name = 0;
 	u16 flags = FLAG_FILE;
 
 	r->inode = inode->i_ino;
 	r->device = inode->i_sb->s_dev;
-	bpf_probe_read_kernel(&name, 6, dentry->d_name.name);
-	if (detached && links == 0 && name == 0x3a64666d656dull) /* "memfd:" */
+	if (detached && links == 0 && is_memfd(dentry->d_name.name))
 		flags |= FLAG_MEMFD;
 	if (links == 0 || (!detached && !dentry->d_hash.pprev))
 		flags |= FLAG_DELETED;
-	flags |= add_path(s, dentry, file->f_path.mnt, FLAG_EXE_CUT, walk);
-	r->exe_len = s->pos - start;
+	flags |= add_path(s, dentry, file->f_path.mnt, FLAG_PATH_CUT, walk, 0);
+	r->path_len = s->pos - start;
 	return flags;
 }
 
-INLINE u16 add_cwd(struct scratch *s, struct task_struct *task, int (*walk)(void))
+INLINE u16 add_cwd(struct scratch *s, struct task_struct *task, int (*walk)(u32))
 {
 	struct fs_struct *fs = task->fs;
 	struct dentry *dentry;
@@ -173,12 +106,12 @@ INLINE u16 add_cwd(struct scratch *s, struct task_struct *task, int (*walk)(void
 	u16 flags;
 
 	if (!fs)
-		return FLAG_CWD_UNKNOWN;
+		return FLAG_PATH2_UNKNOWN;
 	dentry = fs->pwd.dentry;
 	if (!dentry)
-		return FLAG_CWD_UNKNOWN;
-	flags = add_path(s, dentry, fs->pwd.mnt, FLAG_CWD_CUT, walk);
-	s->record.cwd_len = s->pos - start;
+		return FLAG_PATH2_UNKNOWN;
+	flags = add_path(s, dentry, fs->pwd.mnt, FLAG_PATH2_CUT, walk, 0);
+	s->record.path2_len = s->pos - start;
 	return flags;
 }
 
@@ -188,11 +121,11 @@ INLINE u16 add_invoked(struct scratch *s, const char *name)
 	long len;
 
 	if (pos > TAIL_BYTES - INVOKED_BYTES)
-		return FLAG_INVOKED_UNKNOWN;
+		return FLAG_NAME_UNKNOWN;
 	len = bpf_probe_read_kernel_str(s->tail + pos, INVOKED_BYTES, name);
 	if (len <= 0 || len >= INVOKED_BYTES)
-		return FLAG_INVOKED_UNKNOWN;
-	s->record.invoked_len = len - 1;
+		return FLAG_NAME_UNKNOWN;
+	s->record.name_len = len - 1;
 	s->pos = pos + len - 1;
 	return 0;
 }
@@ -205,16 +138,16 @@ INLINE u16 add_argv(struct scratch *s, struct mm_struct *mm)
 
 	if (len > ARGV_BYTES) {
 		len = ARGV_BYTES;
-		flags = FLAG_ARGV_CUT;
+		flags = FLAG_TEXT_CUT;
 	}
 	size = len;
 	opaque(size);
 	if (pos > TAIL_BYTES - ARGV_BYTES || size > ARGV_BYTES)
-		return FLAG_ARGV_UNKNOWN;
+		return FLAG_TEXT_UNKNOWN;
 	/* The kernel has just written these pages; only swap can have taken them away. */
 	if (bpf_probe_read_user(s->tail + pos, size, (void *)start))
-		return FLAG_ARGV_UNKNOWN;
-	s->record.argv_len = size;
+		return FLAG_TEXT_UNKNOWN;
+	s->record.text_len = size;
 	s->pos = pos + size;
 	return flags;
 }
@@ -234,18 +167,6 @@ INLINE void add_tty(struct scratch *s, struct task_struct *task)
 	s->pos = pos + len - 1;
 }
 
-/* The length of a finished record, in a form that the verifier accepts. */
-INLINE u32 finish(struct scratch *s, u16 flags)
-{
-	u32 pos = s->pos;
-
-	if (pos > TAIL_BYTES)
-		pos = TAIL_BYTES;
-	s->record.flags |= flags;
-	s->record.len = sizeof(s->record) + pos;
-	return sizeof(s->record) + pos;
-}
-
 SEC("tp_btf/sched_process_exec")
 int on_exec(u64 *ctx)
 {
@@ -253,14 +174,13 @@ int on_exec(u64 *ctx)
 	struct linux_binprm *bprm = (void *)ctx[2];
 	const char *filename = bprm->filename;
 	u32 zero = 0;
-	u64 *lost;
 	u16 flags;
 	struct scratch *s = bpf_map_lookup_elem(&exec_scratch, &zero);
 
 	if (!s)
 		return 0;
 	fill(&s->record, task, RECORD_EXEC);
-	s->pos = 0;
+	add_detail(s, task);
 	flags = add_file(s, bprm->file, walk_exec);
 	flags |= add_cwd(s, task, walk_exec);
 	flags |= add_invoked(s, filename);
@@ -268,25 +188,25 @@ int on_exec(u64 *ctx)
 	add_tty(s, task);
 	if (bprm->interp != filename)
 		flags |= FLAG_SCRIPT;
-	if (bpf_ringbuf_output(&ring, s, finish(s, flags), BPF_RB_NO_WAKEUP)) {
-		lost = lost_of(RECORD_EXEC);
-		if (lost)
-			__sync_fetch_and_add(lost, 1);
-	}
-	wake(0);
+	emit(s, flags);
 	return 0;
+}
+
+/* As src/record/crash.rs sees it. */
+INLINE bool is_crash(u32 exit_status)
+{
+	u32 signals = 1 << SIGILL | 1 << SIGABRT | 1 << SIGBUS | 1 << SIGFPE | 1 << SIGSEGV;
+
+	return signals >> (exit_status & 0x1f) & 1 && (exit_status & 0x7f) < 32;
 }
 
 /* A record without strings. */
 INLINE void send(struct task_struct *task, u8 kind, struct task_struct *creator, u32 exit_status)
 {
 	struct record *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
-	u64 *lost;
 
 	if (!r) {
-		lost = lost_of(kind);
-		if (lost)
-			__sync_fetch_and_add(lost, 1);
+		count_loss(kind);
 	} else {
 		fill(r, task, kind);
 		r->exit_status = exit_status;
@@ -296,8 +216,8 @@ INLINE void send(struct task_struct *task, u8 kind, struct task_struct *creator,
 		}
 		bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 	}
-	/* Nobody acts on these at once: they can wait for the next exec, or until there are many. */
-	wake(config.wake_bytes);
+	/* Nobody acts on the others at once: they can wait for the next exec, or until there are many. */
+	wake(is_crash(exit_status) ? 0 : config.wake_bytes);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -347,11 +267,11 @@ int on_task(struct bpf_iter__task *ctx)
 	if (!s)
 		return 0;
 	fill(&s->record, task, RECORD_BASELINE);
-	s->pos = 0;
+	add_detail(s, task);
 	mm = task->mm;
 	if (!(task->flags & PF_KTHREAD)) {
 		file = mm ? mm->exe_file : NULL;
-		flags |= file ? add_file(s, file, walk_task) : FLAG_EXE_UNKNOWN;
+		flags |= file ? add_file(s, file, walk_task) : FLAG_PATH_UNKNOWN;
 	}
 	flags |= add_cwd(s, task, walk_task);
 	add_tty(s, task);

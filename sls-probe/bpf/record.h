@@ -1,31 +1,44 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* The record that the programs send: a fixed header, then five strings back to back. src/record.rs reads the same
- * layout. Little endian, no implicit padding. */
+/* The record that the programs send: a fixed header, then what only its kind has (`detail_len` bytes, see detail.h), then
+ * five strings back to back. src/record.rs reads the same layout. Little endian, no implicit padding. */
 #ifndef SLS_RECORD_H
 #define SLS_RECORD_H
 
 /* Changes whenever the meaning of a byte does. */
-#define RECORD_VERSION 3
+#define RECORD_VERSION 5
 
 enum record_kind {
 	RECORD_EXEC = 0,
 	RECORD_FORK = 1,
 	RECORD_EXIT = 2,
 	RECORD_BASELINE = 3,
-	RECORD_KINDS = 4,
+	RECORD_FILE = 4,
+	RECORD_CONNECT = 5,
+	RECORD_ACCEPT = 6,
+	RECORD_LISTEN = 7,
+	RECORD_PTRACE = 8,
+	RECORD_MEMORY = 9,
+	RECORD_CREDENTIALS = 10,
+	RECORD_MODULE = 11,
+	RECORD_USERFAULTFD = 12,
+	RECORD_SECURITY = 13,
+	RECORD_PROBE = 14,
+	/* A cgroup was made or removed: for the reader alone. */
+	RECORD_CGROUP = 15,
+	RECORD_KINDS = 16,
 };
 
 enum record_flag {
-	/* The start of the executable's path, or of the working directory's, is missing. */
-	FLAG_EXE_CUT = 1 << 0,
-	FLAG_CWD_CUT = 1 << 1,
-	/* The end of argv is missing. */
-	FLAG_ARGV_CUT = 1 << 2,
+	/* The start of a path is missing. */
+	FLAG_PATH_CUT = 1 << 0,
+	FLAG_PATH2_CUT = 1 << 1,
+	/* The end of the text is missing. */
+	FLAG_TEXT_CUT = 1 << 2,
 	/* It exists, but could not be read. */
-	FLAG_EXE_UNKNOWN = 1 << 3,
-	FLAG_CWD_UNKNOWN = 1 << 4,
-	FLAG_ARGV_UNKNOWN = 1 << 5,
-	FLAG_INVOKED_UNKNOWN = 1 << 6,
+	FLAG_PATH_UNKNOWN = 1 << 3,
+	FLAG_PATH2_UNKNOWN = 1 << 4,
+	FLAG_TEXT_UNKNOWN = 1 << 5,
+	FLAG_NAME_UNKNOWN = 1 << 6,
 	/* The kernel ran it through an interpreter (#! or binfmt_misc). */
 	FLAG_SCRIPT = 1 << 7,
 	FLAG_MEMFD = 1 << 8,
@@ -33,6 +46,8 @@ enum record_flag {
 	FLAG_KERNEL_THREAD = 1 << 10,
 	/* `device` and `inode` are set. */
 	FLAG_FILE = 1 << 11,
+	/* A string was read from memory that the process can change, or the kernel did not resolve it. */
+	FLAG_UNTRUSTED = 1 << 12,
 };
 
 /* Longest name in a directory, with its NUL. */
@@ -43,6 +58,7 @@ enum record_flag {
  * quick ones come first, and are not counted among them. */
 #define PATH_STEPS 2048
 #define QUICK_STEPS 16
+#define STEPS_AT_ONCE 64
 /* "/dev/fd/4294967295/" and a path of PATH_MAX fit with room to spare. */
 #define INVOKED_BYTES 4128
 #define ARGV_BYTES 8192
@@ -77,13 +93,13 @@ struct record {
 	u32 loginuid; /* ~0: not set */
 	u32 device; /* kernel encoding: major << 20 | minor */
 	u32 exit_status; /* as wait(2) gives it */
-	u16 exe_len; /* components leaf to root, each with a NUL */
-	u16 cwd_len; /* the same */
-	u16 invoked_len; /* without a NUL */
-	u16 argv_len; /* arguments, each with a NUL */
+	u16 path_len; /* components leaf to root, each with a NUL; of an exec the executable */
+	u16 path2_len; /* the same; of an exec the working directory */
+	u16 name_len; /* without a NUL; of an exec the path as it was passed */
+	u16 text_len; /* of an exec the arguments, each with a NUL */
 	u16 tty_len; /* without a NUL */
-	u16 zero0;
-	u32 zero1;
+	u16 detail_len; /* of what stands before the strings */
+	u32 legacy_cgroup; /* the cgroup in the hierarchy of version 1, the lower half of its id; 0: not asked for */
 	u8 comm[COMM_BYTES];
 };
 
@@ -100,6 +116,8 @@ struct walk {
 	u64 root;
 	u64 at;
 	u32 end;
+	u32 below; /* where the name before the last stands, if SLS_PATH_TOPS is defined */
+	u32 bad; /* a name could not be read */
 	u32 zero;
 };
 
@@ -109,7 +127,7 @@ struct scratch {
 	struct record record;
 	u8 tail[TAIL_BYTES];
 	u32 pos;
-	u32 zero;
+	u32 top; /* where the last name stands, if SLS_PATH_TOPS is defined */
 	struct walk walk;
 };
 
@@ -117,7 +135,7 @@ struct scratch {
 struct config {
 	u64 wake_bytes; /* a sleeping reader is woken when this much waits */
 	u32 exit_has_group_dead; /* sched_process_exit has its second argument (Linux 6.16) */
-	u32 zero;
+	u32 legacy_controller; /* whose hierarchy of version 1 is asked for: 1 + its number; 0: none */
 };
 
 _Static_assert(sizeof(struct config) == 16, "src/loader.rs counts on it");

@@ -1,8 +1,14 @@
 //! The settings of a probe, and what they make it provide.
 
-use sls_core::{EventKind, FieldSet};
+use std::path::PathBuf;
 
+use sls_core::{EventKind, FieldSet, Interest, PolicyType};
+
+use crate::container::IDENTITY_FIELDS;
 use crate::error::ProbeError;
+use crate::group::{GROUPS, memory, security};
+use crate::hooks::HookFamily;
+use crate::kernel;
 use crate::loader::LoadedProbe;
 
 /// Size of the ring buffer between the kernel and the sensor, unless told otherwise: about 20,000 executions.
@@ -20,16 +26,22 @@ pub const DEFAULT_WAKES_PER_SECOND: u32 = 200;
 /// Wake-ups that may come at once, unless told otherwise.
 pub const DEFAULT_WAKE_BURST: u32 = 20;
 
+/// What keeps the process table.
+const PROCESS_KINDS: [EventKind; 4] = [EventKind::Exec, EventKind::Fork, EventKind::Exit, EventKind::Baseline];
+
 /// How a probe should be. Made by [`Probe::builder`](crate::Probe::builder).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ProbeBuilder {
     pub(crate) ring_bytes: u32,
-    pub(crate) exec: bool,
-    pub(crate) fork: bool,
-    pub(crate) exit: bool,
-    pub(crate) snapshot: bool,
+    pub(crate) family: HookFamily,
+    /// Of [`PROCESS_KINDS`].
+    process_kinds: Vec<EventKind>,
+    pub(crate) interest: Interest,
+    pub(crate) unsafe_probes: bool,
     pub(crate) account_names: bool,
+    pub(crate) containers: bool,
+    pub(crate) host_root: PathBuf,
     pub(crate) wakes_per_second: u32,
     pub(crate) wake_burst: u32,
 }
@@ -38,11 +50,13 @@ impl Default for ProbeBuilder {
     fn default() -> Self {
         Self {
             ring_bytes: DEFAULT_RING_BYTES,
-            exec: true,
-            fork: true,
-            exit: true,
-            snapshot: true,
+            family: HookFamily::detect(),
+            process_kinds: PROCESS_KINDS.to_vec(),
+            interest: Interest::default(),
+            unsafe_probes: false,
             account_names: true,
+            containers: true,
+            host_root: PathBuf::from("/"),
             wakes_per_second: DEFAULT_WAKES_PER_SECOND,
             wake_burst: DEFAULT_WAKE_BURST,
         }
@@ -58,32 +72,73 @@ impl ProbeBuilder {
     }
 
     /// Whether to watch executions. Default yes.
-    pub fn exec(mut self, on: bool) -> Self {
-        self.exec = on;
-        self
+    pub fn exec(self, on: bool) -> Self {
+        self.kind(EventKind::Exec, on)
     }
 
     /// Whether to watch the creation of processes. Threads are never reported. Default yes.
-    pub fn fork(mut self, on: bool) -> Self {
-        self.fork = on;
-        self
+    pub fn fork(self, on: bool) -> Self {
+        self.kind(EventKind::Fork, on)
     }
 
     /// Whether to watch the end of processes. Default yes.
-    pub fn exit(mut self, on: bool) -> Self {
-        self.exit = on;
-        self
+    pub fn exit(self, on: bool) -> Self {
+        self.kind(EventKind::Exit, on)
     }
 
     /// Whether to report the processes that were running at the start, as events of kind `baseline`. Default yes.
-    pub fn snapshot(mut self, on: bool) -> Self {
-        self.snapshot = on;
+    pub fn snapshot(self, on: bool) -> Self {
+        self.kind(EventKind::Baseline, on)
+    }
+
+    pub(crate) fn kind(mut self, kind: EventKind, on: bool) -> Self {
+        self.process_kinds.retain(|other| *other != kind);
+        if on {
+            self.process_kinds.push(kind);
+        }
+        self
+    }
+
+    /// Which other events to watch: what the loaded policies need
+    /// ([`PolicySet::interest`](sls_core::PolicySet::interest)), or [`Interest::everything`]. Default none. What is not
+    /// wanted is not attached, and filtered in the kernel as far as it can be; what the running kernel cannot give is
+    /// left out, see [`ProbeBuilder::provides`].
+    pub fn interest(mut self, interest: Interest) -> Self {
+        self.interest = interest;
+        self
+    }
+
+    /// Whether the probes that policies define themselves ([`Interest::probes`]) may be put into the kernel and into
+    /// programs. On a function that is called often, such a probe can slow a machine down. Default no: then the probe does
+    /// not load with such an interest.
+    pub fn unsafe_probes(mut self, allowed: bool) -> Self {
+        self.unsafe_probes = allowed;
+        self
+    }
+
+    /// The kind of hooks to use. Default: the best that the running kernel has, as [`HookFamily::detect`] finds it.
+    pub fn hooks(mut self, family: HookFamily) -> Self {
+        self.family = family;
         self
     }
 
     /// Whether to look up `userName` and `groupName`. Default yes.
     pub fn account_names(mut self, on: bool) -> Self {
         self.account_names = on;
+        self
+    }
+
+    /// Whether to tell in which container an event happens. Default yes. Events of kind `container`, which tell of the
+    /// start and the stop of containers, need it, and executions to be watched.
+    pub fn containers(mut self, on: bool) -> Self {
+        self.containers = on;
+        self
+    }
+
+    /// Root directory of the host, below which container runtimes and engines keep what they know of their containers: for
+    /// a sensor that runs in a container itself. Default `/`.
+    pub fn host_root(mut self, path: impl Into<PathBuf>) -> Self {
+        self.host_root = path.into();
         self
     }
 
@@ -108,39 +163,67 @@ impl ProbeBuilder {
         LoadedProbe::load(self)
     }
 
-    /// The fields that the probe will fill in events of `kind`, as it is set; none for a kind that it will not give.
+    /// The fields that the probe can fill in events of `kind`; none for a kind that it cannot give on this kernel.
     #[must_use]
     pub fn provides(&self, kind: EventKind) -> FieldSet {
         use sls_core::Field as F;
-        let (on, own): (bool, &[F]) = match kind {
-            EventKind::Exec => (self.exec, &[F::InvokedName, F::ScriptName]),
-            EventKind::Fork => (self.fork, &[]),
-            EventKind::Exit => (self.exit, &[]),
-            EventKind::Baseline => (self.snapshot, &[]),
-            _ => (false, &[]),
+        let own = GROUPS.iter().map(|group| (group.fields)(kind, self.family)).fold(FieldSet::EMPTY, FieldSet::union);
+        if kind == EventKind::Container && !self.containers {
+            return FieldSet::EMPTY;
+        }
+        let own = if kind == EventKind::Probe && self.unsafe_probes {
+            [F::ProbeSymbol, F::ProbeExecutable, F::ProbeArguments].into_iter().collect()
+        } else {
+            own
         };
-        if !on {
+        if own.is_empty() && !(PROCESS_KINDS.contains(&kind) && self.watches(kind)) {
             return FieldSet::EMPTY;
         }
         let ids =
             [F::ProcessName, F::ProcessPid, F::ParentPid, F::Uid, F::Gid, F::Euid, F::Egid, F::LoginUid, F::EventType];
-        let program = [
-            F::ProgramName,
-            F::ProgramArguments,
-            F::ProgramDirectory,
-            F::ProgramIsMemfd,
-            F::ProgramIsDeleted,
-            F::ProgramInode,
-            F::ProgramDevice,
-            F::Terminal,
-        ];
-        let mut fields: FieldSet = ids.into_iter().chain(own.iter().copied()).collect();
-        if matches!(kind, EventKind::Exec | EventKind::Baseline) {
-            fields = fields.union(program.into_iter().collect());
-        }
+        let mut fields = own.union(ids.into_iter().collect());
         if self.account_names {
             fields = fields.union([F::UserName, F::GroupName].into_iter().collect());
         }
+        if self.containers {
+            fields = fields.union(IDENTITY_FIELDS.into_iter().collect());
+            if own.contains(F::FilePath) {
+                fields = fields.union([F::HostFilePath, F::NewHostFilePath].into_iter().collect());
+            }
+        }
         fields
+    }
+
+    /// Why the running kernel does not give what raises policies of a type, and which of its options would; none if it
+    /// does, or if the probe gives no events of their kind at all.
+    #[must_use]
+    pub fn unavailable(&self, policy_type: PolicyType) -> Option<String> {
+        match policy_type {
+            PolicyType::Kprobe => (!kernel::has_kprobes()).then(|| kernel::NO_KPROBES.to_owned()),
+            PolicyType::Uprobe => (!kernel::has_uprobes()).then(|| kernel::NO_UPROBES.to_owned()),
+            PolicyType::Selinux | PolicyType::SmepSmap | PolicyType::KernelPayload => {
+                security::unavailable(policy_type, self.family).map(str::to_owned)
+            }
+            PolicyType::Userfaultfd => memory::no_userfaultfd(self.family).map(str::to_owned),
+            PolicyType::Ptrace => self.unless_given(EventKind::Ptrace),
+            PolicyType::MemoryProtection => self.unless_given(EventKind::Memory),
+            PolicyType::PrivilegeEscalation => self.unless_given(EventKind::Credentials),
+            _ => None,
+        }
+    }
+
+    /// Of kinds that tracepoints of system calls give where nothing better does.
+    fn unless_given(&self, kind: EventKind) -> Option<String> {
+        self.provides(kind).is_empty().then(|| kernel::NO_SYSCALL_TRACEPOINTS.to_owned())
+    }
+
+    /// Whether crashes by `signal` are to be given.
+    pub(crate) fn wants_crash(&self, signal: &str) -> bool {
+        self.interest.wants_value(EventKind::Crash, signal)
+    }
+
+    /// Whether events of `kind` are to be given.
+    pub(crate) fn watches(&self, kind: EventKind) -> bool {
+        if PROCESS_KINDS.contains(&kind) { self.process_kinds.contains(&kind) } else { self.interest.wants_kind(kind) }
     }
 }

@@ -19,6 +19,11 @@ impl BootTime {
         Self { epoch: now.saturating_sub(before + (after - before) / 2) }
     }
 
+    /// What the boot clock shows.
+    pub(crate) fn now() -> u64 {
+        nanos(ClockId::CLOCK_BOOTTIME)
+    }
+
     /// When the boot clock was zero, in nanoseconds since the epoch.
     pub(crate) fn epoch(self) -> u64 {
         self.epoch

@@ -35,8 +35,8 @@ pub enum ProbeError {
     },
     /// The kernel refused to let this process use BPF.
     #[error(
-        "not permitted to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and, before Linux 5.11, \
-         CAP_SYS_RESOURCE in the first user namespace; a container also needs a seccomp profile that allows bpf(2), \
+        "not permitted to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON, for connections \
+         CAP_NET_ADMIN and, before Linux 5.11, CAP_SYS_RESOURCE in the first user namespace; a container also needs a seccomp profile that allows bpf(2), \
          and kernel lockdown must not be `confidentiality`"
     )]
     NotPermitted {
@@ -44,8 +44,10 @@ pub enum ProbeError {
         source: libbpf_rs::Error,
     },
     /// The kernel refused a program or a map.
-    #[error("the kernel refused the BPF programs: {source}{}", excerpt(log))]
+    #[error("the kernel refused the BPF programs of {object}: {source}{}", excerpt(log))]
     Load {
+        /// The group of programs: `process`, `file`, ….
+        object: &'static str,
         /// What the kernel said.
         source: libbpf_rs::Error,
         /// The end of what libbpf and the kernel's verifier wrote, at most [`MAX_LOG_BYTES`] bytes; may be empty.
@@ -67,6 +69,16 @@ pub enum ProbeError {
         /// What the kernel said.
         source: libbpf_rs::Error,
     },
+    /// A probe of the user's own is not possible.
+    #[error("cannot put the probe of the policy \"{policy}\" on {probe}: {reason}")]
+    UserProbe {
+        /// The policy that wants it.
+        policy: String,
+        /// The function, and the executable if it is in one.
+        probe: String,
+        /// Why not.
+        reason: String,
+    },
     /// The ring buffer could not be mapped or waited for.
     #[error("cannot read the ring buffer: {source}")]
     Ring {
@@ -80,6 +92,12 @@ pub enum ProbeError {
         map: &'static str,
         /// What the kernel said.
         source: libbpf_rs::Error,
+    },
+    /// The thread that looks for containers could not be started.
+    #[error("cannot start the thread that looks for containers: {source}")]
+    Containers {
+        /// Why.
+        source: io::Error,
     },
     /// The processes that were running at the start could not be listed.
     #[error("cannot list the running processes: {source}")]

@@ -5,27 +5,49 @@
 mod accounts;
 mod budget;
 mod builder;
+mod cgroup;
 mod clock;
+mod container;
+mod enrichment;
 mod error;
+mod group;
+mod hooks;
 mod host;
+mod kernel;
 mod loader;
+mod losses;
+mod points;
 mod probe;
 mod record;
+mod resolve;
 mod snapshot;
+mod support;
+mod tracefs;
 
 pub use accounts::{Accounts, MAX_ACCOUNT_FILE_BYTES, MAX_ACCOUNTS};
 pub use builder::{
     DEFAULT_RING_BYTES, DEFAULT_WAKE_BURST, DEFAULT_WAKES_PER_SECOND, MAX_RING_BYTES, MIN_RING_BYTES, ProbeBuilder,
 };
+pub use cgroup::mount_point as cgroup_root;
+pub use container::{
+    CgroupMaker, ContainerCgroup, ContainerInfo, ContainerMount, ContainerRuntime, ContainerStates, ContainerStats,
+    Containers, ContainersBuilder, DEFAULT_CGROUP_LIMIT, DEFAULT_CONTAINER_LIMIT, DEFAULT_CONTAINER_PATIENCE,
+    ENGINE_TIMEOUT, FoundContainer, Hierarchy, MAX_AWAITED_CONTAINER_EVENTS, MAX_CGROUP_DEPTH, MAX_CONTAINER_BYTES,
+    MAX_CONTAINER_ID_BYTES, MAX_CONTAINER_TEXT_BYTES, MAX_STATE_DIR_ENTRIES, MAX_STATE_FILE_BYTES, find_containers,
+};
 pub use error::{MAX_LOG_BYTES, ProbeError};
+pub use hooks::HookFamily;
 pub use host::HostInfo;
 pub use loader::LoadedProbe;
+pub use points::{MAX_PROBE_TEXT_BYTES, MAX_PROBES};
 pub use probe::Probe;
 pub use record::RecordError;
 pub use snapshot::MAX_ARGV_BYTES;
+pub use support::{KernelSupport, KindSupport};
 
-/// The record decoder, for fuzzing. Not part of the API.
+/// The decoders, for fuzzing. Not part of the API.
 #[doc(hidden)]
 pub mod __fuzz {
+    pub use crate::container::fuzz_documents;
     pub use crate::record::decode;
 }

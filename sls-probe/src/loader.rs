@@ -2,24 +2,33 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use libbpf_rs::btf::types::{FuncProto, Typedef};
 use libbpf_rs::{
-    Btf, ErrorKind, Link, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut, set_print,
+    ErrorKind, Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
+    TracepointCategory, set_print,
 };
-use sls_core::EventKind;
 
 use crate::builder::ProbeBuilder;
+use crate::cgroup;
+use crate::container::Legacy;
 use crate::error::{MAX_LOG_BYTES, ProbeError};
+use crate::group::{Attach, GROUPS, Group, Hook, Wanted};
+use crate::kernel::{self, Kernel};
+use crate::points::Points;
 use crate::probe::Probe;
+use crate::tracefs;
 
-/// The compiled programs. libelf reads them where they are, and wants them aligned.
-static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../bpf/process.bpf.o"));
-
+/// A compiled object. libelf reads it where it is, and wants it aligned.
+#[derive(Debug)]
 #[repr(C, align(8))]
-struct Aligned<T: ?Sized>(T);
+pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
+
+/// How often programs are loaded again when the kernel was interrupted.
+const LOAD_RETRIES: usize = 16;
 
 /// The oldest kernel that the programs work on.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
@@ -30,15 +39,23 @@ pub(crate) const RING: &str = "ring";
 pub(crate) const LOST: &str = "lost_records";
 pub(crate) const DOZING: &str = "dozing";
 const CONFIG: &str = ".rodata.config";
-const ON_TASK: &str = "on_task";
 
-/// The program that reports events of `kind` as they happen.
-pub(crate) fn program_of(kind: EventKind) -> Option<&'static str> {
-    match kind {
-        EventKind::Exec => Some("on_exec"),
-        EventKind::Fork => Some("on_fork"),
-        EventKind::Exit => Some("on_exit"),
-        _ => None,
+/// The maps that all objects have together.
+#[derive(Debug, Default)]
+pub(crate) struct SharedMaps(Vec<(&'static str, MapHandle)>);
+
+impl SharedMaps {
+    /// Those of the object that was loaded first, which made them.
+    fn of(object: &Object) -> Result<Self, ProbeError> {
+        let maps = [RING, LOST, DOZING].into_iter().map(|name| Ok((name, map_of(object, name)?)));
+        maps.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Another handle of a map.
+    pub(crate) fn get(&self, name: &'static str) -> Result<MapHandle, ProbeError> {
+        let map = self.0.iter().find(|(shared, _)| *shared == name);
+        let (_, map) = map.ok_or(ProbeError::Object { what: "map", name })?;
+        MapHandle::try_from(map).map_err(|source| ProbeError::Map { map: name, source })
     }
 }
 
@@ -46,27 +63,30 @@ pub(crate) fn program_of(kind: EventKind) -> Option<&'static str> {
 #[derive(Debug)]
 pub struct LoadedProbe {
     pub(crate) settings: ProbeBuilder,
-    pub(crate) object: Object,
-    /// Whether a process ends in one record for sure.
-    pub(crate) exact_exits: bool,
+    pub(crate) objects: Vec<LoadedObject>,
+    pub(crate) shared: SharedMaps,
+    pub(crate) points: Points,
 }
 
 impl LoadedProbe {
     pub(crate) fn load(settings: ProbeBuilder) -> Result<Self, ProbeError> {
         check_kernel()?;
-        let exact_exits = settings.exit && exit_says_group_dead();
-        let object = with_log(|| {
-            let mut open = ObjectBuilder::default().open_memory(&OBJECT.0)?;
-            configure(&mut open, &settings, exact_exits)?;
-            open.load()
-        });
-        match object {
-            Ok(object) => Ok(Self { settings, object, exact_exits }),
-            Err((source, _)) if source.kind() == ErrorKind::PermissionDenied => {
-                Err(ProbeError::NotPermitted { source })
+        let wanted = Wanted { settings: &settings, family: settings.family };
+        let (mut objects, mut shared) = (Vec::new(), SharedMaps::default());
+        for group in GROUPS {
+            let hooks = (group.hooks)(&wanted);
+            if objects.is_empty() || !hooks.is_empty() {
+                let object = LoadedObject::load(group, &hooks, &wanted, &shared)?;
+                if objects.is_empty() {
+                    shared = SharedMaps::of(&object.object)?;
+                }
+                objects.push(object);
             }
-            Err((source, log)) => Err(ProbeError::Load { source, log }),
         }
+        let mut points = Points::default();
+        let prepared = points.prepare(&settings, &shared)?;
+        points.replace(prepared, &settings);
+        Ok(Self { settings, objects, shared, points })
     }
 
     /// Attaches the programs: from now on events are recorded, and wait in the ring until they are polled. The
@@ -77,50 +97,158 @@ impl LoadedProbe {
     pub fn attach(self) -> Result<Probe, ProbeError> {
         Probe::new(self)
     }
+}
 
-    pub(crate) fn map(&self, name: &'static str) -> Result<MapHandle, ProbeError> {
-        let map = self.object.maps().find(|map| libbpf_rs::MapCore::name(map) == OsStr::new(name));
-        let map = map.ok_or(ProbeError::Object { what: "map", name })?;
-        MapHandle::try_from(&map).map_err(|source| ProbeError::Map { map: name, source })
+/// An object in the kernel. Dropping it detaches its programs.
+#[derive(Debug)]
+pub(crate) struct LoadedObject {
+    links: Vec<(Hook, Link)>,
+    pub(crate) group: &'static Group,
+    pub(crate) object: Object,
+    /// The programs that are in the kernel.
+    pub(crate) loaded: Vec<Hook>,
+}
+
+impl LoadedObject {
+    /// Loads the programs of `hooks` and sets their filters. Nothing is attached.
+    pub(crate) fn load(
+        group: &'static Group,
+        hooks: &[Hook],
+        wanted: &Wanted<'_>,
+        shared: &SharedMaps,
+    ) -> Result<Self, ProbeError> {
+        let load = || {
+            let mut open = ObjectBuilder::default().open_memory(&group.object.0)?;
+            for mut program in open.progs_mut() {
+                let name = program.name().to_owned();
+                program.set_autoload(hooks.iter().any(|hook| name == hook.program));
+            }
+            configure(&mut open, wanted.settings, shared)?;
+            (group.configure)(&mut open, wanted)?;
+            open.load()
+        };
+        let object = match loaded(load) {
+            Ok(object) => object,
+            Err((source, _)) if source.kind() == ErrorKind::PermissionDenied => {
+                return Err(ProbeError::NotPermitted { source });
+            }
+            Err((source, log)) => return Err(ProbeError::Load { object: group.name, source, log }),
+        };
+        (group.filter)(&object, wanted)?;
+        Ok(Self { links: Vec::new(), group, object, loaded: hooks.to_vec() })
     }
 
-    /// A link for each program that is switched on; the iterator's is of its own.
-    pub(crate) fn links(&self) -> Result<(Vec<Link>, Option<Link>), ProbeError> {
-        let mut links = Vec::new();
-        for kind in [EventKind::Exec, EventKind::Fork, EventKind::Exit] {
-            let Some(name) = program_of(kind).filter(|_| watches(&self.settings, kind)) else { continue };
-            links.push(self.program(name)?.attach().map_err(|source| ProbeError::Attach { program: name, source })?);
-        }
-        let snapshot = self
-            .settings
-            .snapshot
-            .then(|| self.program(ON_TASK)?.attach().map_err(|source| ProbeError::Attach { program: ON_TASK, source }));
-        Ok((links, snapshot.transpose()?))
+    /// Whether all these are in the kernel.
+    pub(crate) fn has(&self, hooks: &[Hook]) -> bool {
+        hooks.iter().all(|hook| self.loaded.contains(hook))
     }
 
-    fn program(&self, name: &'static str) -> Result<ProgramMut<'_>, ProbeError> {
-        let mut programs = self.object.progs_mut();
-        programs.find(|program| program.name() == name).ok_or(ProbeError::Object { what: "program", name })
+    /// Attaches the programs of `hooks` that are not attached, and detaches all others. The object comes back in any case.
+    pub(crate) fn attach(mut self, hooks: Vec<Hook>) -> (Self, Result<(), ProbeError>) {
+        tracefs::visible(move || {
+            let mut result = Ok(());
+            let scans = hooks.iter().filter(|hook| hook.attach == Attach::Scan);
+            let others = hooks.iter().filter(|hook| !hook.is_iterator());
+            for hook in others.chain(scans) {
+                let offered = match hook.attach {
+                    Attach::SystemCall(name) => tracefs::has_system_call(name),
+                    _ => true,
+                };
+                if offered && result.is_ok() && !self.links.iter().any(|(linked, _)| linked == hook) {
+                    result = self.link(*hook).map(|link| self.links.push((*hook, link)));
+                }
+            }
+            if result.is_ok() {
+                self.links.retain(|(linked, _)| hooks.contains(linked));
+            }
+            (self, result)
+        })
+    }
+
+    /// Attaches one program.
+    pub(crate) fn link(&self, hook: Hook) -> Result<Link, ProbeError> {
+        let name = hook.program;
+        let program = self.object.progs_mut().find(|program| program.name() == name);
+        let program = program.ok_or(ProbeError::Object { what: "program", name })?;
+        let link = match hook.attach {
+            Attach::Section | Attach::Iterator => program.attach(),
+            Attach::Scan => program.attach().and_then(|link| scan(&link).map(|()| link)),
+            Attach::Cgroup => attach_to_root_cgroup(&program),
+            Attach::SystemCall(name) => program.attach_tracepoint(TracepointCategory::Syscalls, name),
+        };
+        link.map_err(|source| ProbeError::Attach { program: name, source })
     }
 }
 
-/// Whether events of `kind` are reported as they happen.
-pub(crate) fn watches(settings: &ProbeBuilder, kind: EventKind) -> bool {
-    match kind {
-        EventKind::Exec => settings.exec,
-        EventKind::Fork => settings.fork,
-        EventKind::Exit => settings.exit,
-        _ => false,
+/// A map of an object.
+pub(crate) fn map_of(object: &Object, name: &'static str) -> Result<MapHandle, ProbeError> {
+    let map = object.maps().find(|map| map.name() == OsStr::new(name));
+    let map = map.ok_or(ProbeError::Object { what: "map", name })?;
+    MapHandle::try_from(&map).map_err(|source| ProbeError::Map { map: name, source })
+}
+
+/// Sets an entry of a map.
+pub(crate) fn set_entry(map: &MapHandle, name: &'static str, key: &[u8], value: &[u8]) -> Result<(), ProbeError> {
+    map.update(key, value, MapFlags::ANY).map_err(|source| ProbeError::Map { map: name, source })
+}
+
+/// Sets what programs take for constant. An object without it does not ask.
+pub(crate) fn set_constant(open: &mut OpenObject, name: &str, value: &[u8]) -> libbpf_rs::Result<()> {
+    match open.maps_mut().find(|map| map.name() == name) {
+        Some(mut map) => map.set_initial_value(value),
+        None => Ok(()),
+    }
+}
+
+/// Sets what all objects are told, and gives them the shared maps.
+pub(crate) fn configure(open: &mut OpenObject, settings: &ProbeBuilder, shared: &SharedMaps) -> libbpf_rs::Result<()> {
+    for mut map in open.maps_mut() {
+        if map.name() == RING {
+            map.set_max_entries(settings.ring_bytes)?;
+        } else if map.name() == CONFIG {
+            // `struct config` of bpf/record.h.
+            let mut config = [0; 16];
+            config[..8].copy_from_slice(&u64::from(settings.ring_bytes / 8).to_le_bytes());
+            config[8..12].copy_from_slice(&u32::from(Kernel::running().exit_says_group_dead).to_le_bytes());
+            config[12..].copy_from_slice(&legacy_controller(settings).to_le_bytes());
+            map.set_initial_value(&config)?;
+        }
+        if let Some((_, handle)) = shared.0.iter().find(|(name, _)| map.name() == *name) {
+            map.reuse_fd(handle.as_fd())?;
+        }
+    }
+    Ok(())
+}
+
+/// One more than the kernel's number of the controller whose hierarchy of version 1 is looked at; zero if there is none.
+fn legacy_controller(settings: &ProbeBuilder) -> u32 {
+    let legacy = Legacy::of_host().filter(|_| settings.containers);
+    legacy.and_then(|legacy| Kernel::running().controller(legacy.controller)).map_or(0, |number| number + 1)
+}
+
+fn attach_to_root_cgroup(program: &ProgramMut<'_>) -> libbpf_rs::Result<Link> {
+    let root = cgroup::root()?;
+    program.attach_cgroup(root.as_raw_fd())
+}
+
+/// Has the kernel go through all that the iterator is about. It writes nothing.
+fn scan(link: &Link) -> libbpf_rs::Result<()> {
+    let mut iter = Iter::new(link)?;
+    loop {
+        match iter.read(&mut [0; 4096]) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // The kernel wants to be asked again after a million tasks.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
 /// The two commonest reasons to fail, which the kernel itself does not name.
-fn check_kernel() -> Result<(), ProbeError> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
-    let mut numbers = release.split(|byte: char| !byte.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
-    if let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next())
-        && (major, minor) < OLDEST_KERNEL
-    {
+pub(crate) fn check_kernel() -> Result<(), ProbeError> {
+    let (release, version) = kernel::release();
+    if version.is_some_and(|version| version < OLDEST_KERNEL) {
         return Err(ProbeError::KernelTooOld { release });
     }
     match fs::metadata(TYPE_INFORMATION) {
@@ -129,47 +257,27 @@ fn check_kernel() -> Result<(), ProbeError> {
     }
 }
 
-fn configure(open: &mut OpenObject, settings: &ProbeBuilder, exact_exits: bool) -> libbpf_rs::Result<()> {
-    for mut program in open.progs_mut() {
-        let name = program.name().to_owned();
-        let kinds = [EventKind::Exec, EventKind::Fork, EventKind::Exit];
-        let watched = kinds
-            .iter()
-            .any(|kind| watches(settings, *kind) && program_of(*kind).is_some_and(|program| program == name));
-        program.set_autoload(watched || name == ON_TASK && settings.snapshot);
-    }
-    for mut map in open.maps_mut() {
-        if map.name() == RING {
-            map.set_max_entries(settings.ring_bytes)?;
-        } else if map.name() == CONFIG {
-            // `struct config` of bpf/record.h.
-            let mut config = [0; 16];
-            config[..8].copy_from_slice(&u64::from(settings.ring_bytes / 8).to_le_bytes());
-            config[8..12].copy_from_slice(&u32::from(exact_exits).to_le_bytes());
-            map.set_initial_value(&config)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the tracepoint says that the last thread of a process ends (Linux 6.16). Before, the program has to look
-/// at the count of live threads, which several threads that end at once can all see at zero.
-fn exit_says_group_dead() -> bool {
-    let Ok(btf) = Btf::from_vmlinux() else { return false };
-    let Some(tracepoint) = btf.type_by_name::<Typedef<'_>>("btf_trace_sched_process_exit") else { return false };
-    // A pointer to a function of (void *, struct task_struct *, bool).
-    let function = tracepoint.next_type().and_then(|pointer| pointer.next_type());
-    function.and_then(|function| FuncProto::try_from(function).ok()).is_some_and(|function| function.len() == 3)
-}
-
 /// What libbpf prints while the one loading thread holds [`LOADING`].
 static LOG: Mutex<String> = Mutex::new(String::new());
 
 /// libbpf has one printing function for the whole process.
 static LOADING: Mutex<()> = Mutex::new(());
 
+/// Loads an object as `load` does, again if the kernel was interrupted: the verifier gives up when a signal is pending, and
+/// libbpf tries again a few times only.
+pub(crate) fn loaded<T>(load: impl Fn() -> libbpf_rs::Result<T>) -> Result<T, (libbpf_rs::Error, String)> {
+    let mut result = with_log(&load);
+    for _ in 0..LOAD_RETRIES {
+        match result {
+            Err((ref error, _)) if error.kind() == ErrorKind::WouldBlock => result = with_log(&load),
+            _ => break,
+        }
+    }
+    result
+}
+
 /// Runs `load` and returns what libbpf printed along with an error, instead of having it on standard error.
-fn with_log<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T, (libbpf_rs::Error, String)> {
+pub(crate) fn with_log<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T, (libbpf_rs::Error, String)> {
     let _guard = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let previous = set_print(Some((PrintLevel::Info, keep)));
     let result = load();

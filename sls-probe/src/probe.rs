@@ -1,23 +1,27 @@
 //! The attached probe: an event source.
 
-use std::fs;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
-use sls_core::{BoxError, Event, EventKind, EventSource, FieldSet, ProcessKey, SourceStatus};
+use sls_core::{BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicyType, ProcessKey, SourceStatus};
 
 use crate::accounts::Accounts;
 use crate::budget::WakeBudget;
 use crate::builder::ProbeBuilder;
-use crate::clock::BootTime;
+use crate::container::Containers;
+use crate::enrichment::Enrichment;
 use crate::error::ProbeError;
-use crate::loader::{DOZING, LOST, LoadedProbe, RING, program_of, watches};
-use crate::record;
+use crate::group::{Attach, GROUPS, Wanted};
+use crate::kernel::Kernel;
+use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RING, SharedMaps, set_entry};
+use crate::losses::Losses;
+use crate::points::{Point, Points};
+use crate::record::{self, Decoded, crash};
+use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
 
 /// How long the reader leaves the ring alone while events come too fast for wake-ups.
@@ -38,17 +42,16 @@ const BATCH_FULL: i32 = -(Errno::ECANCELED as i32);
 
 const INTERRUPTED: i32 = -(Errno::EINTR as i32);
 
-/// Kinds of which records can be lost, in the order of `enum record_kind`.
-const LOSSY: [EventKind; 3] = [EventKind::Exec, EventKind::Fork, EventKind::Exit];
-
 /// Watches the kernel for executions, new processes and ends of processes.
 ///
 /// Dropping it detaches everything. It can be moved to another thread, and is polled by one at a time.
 #[derive(Debug)]
 pub struct Probe {
     settings: ProbeBuilder,
-    // Dropped before the object: no record comes any more.
-    _links: Vec<Link>,
+    // Dropped before the ring: no record comes any more.
+    objects: Vec<LoadedObject>,
+    points: Points,
+    shared: SharedMaps,
     snapshot: Option<Snapshot>,
     ring: RingBuffer<'static>,
     batch: Arc<Mutex<Batch>>,
@@ -58,11 +61,12 @@ pub struct Probe {
     /// Needed where several threads can each report the end of their process.
     ended: Option<Ended>,
     budget: WakeBudget,
-    clock: BootTime,
-    accounts: Option<Accounts>,
+    enrichment: Enrichment,
+    /// Records about cgroups that were lost and made up for.
+    lost_cgroups: u64,
+    resolver: Resolver,
     event: Event,
     refreshed: Instant,
-    _object: Object,
 }
 
 /// Records that were copied out of the ring, one behind the other.
@@ -82,34 +86,44 @@ impl Probe {
         let batch = Arc::new(Mutex::new(Batch::default()));
         let ring_error = |source| ProbeError::Ring { source };
         let mut rings = RingBufferBuilder::new();
-        let map = loaded.map(RING)?;
+        let LoadedProbe { settings, objects, shared, mut points } = loaded;
+        let map = shared.get(RING)?;
         let filled = Arc::clone(&batch);
         rings.add(&map, move |bytes| lock(&filled).push(bytes)).map_err(ring_error)?;
         let ring = rings.build().map_err(ring_error)?;
-        let losses = Losses::new(&loaded)?;
-        let dozing = loaded.map(DOZING)?;
+        let mut losses = Losses::new(shared.get(LOST)?);
+        let dozing = shared.get(DOZING)?;
         // Everything is ready before the first record can come.
-        let (links, snapshot) = loaded.links()?;
-        let snapshot = snapshot.map(Snapshot::start).transpose();
-        let snapshot = snapshot.map_err(|source| ProbeError::Attach { program: "on_task", source })?;
-        let LoadedProbe { settings, object, exact_exits } = loaded;
+        let mut attached = Vec::new();
+        for object in objects {
+            losses.add(&object)?;
+            let hooks = object.loaded.clone();
+            let (object, result) = object.attach(hooks);
+            result?;
+            attached.push(object);
+        }
+        points.attach()?;
+        let snapshot = snapshot(&attached)?;
+        let enrichment = Enrichment::start(&settings)?;
         let now = Instant::now();
         Ok(Self {
-            _links: links,
+            objects: attached,
+            points,
+            shared,
             snapshot,
             ring,
             batch,
             spare: Batch::default(),
             dozing,
             losses,
-            ended: (!exact_exits).then(Ended::default),
+            ended: (!Kernel::running().exit_says_group_dead).then(Ended::default),
             budget: WakeBudget::new(settings.wakes_per_second, settings.wake_burst, now),
-            clock: BootTime::measure(),
-            accounts: settings.account_names.then(Accounts::host),
+            enrichment,
+            lost_cgroups: 0,
+            resolver: Resolver::new(),
             event: Event::new(EventKind::Exec),
             refreshed: now,
             settings,
-            _object: object,
         })
     }
 
@@ -120,16 +134,74 @@ impl Probe {
     /// # Errors
     /// When the kernel's counter cannot be read.
     pub fn lost(&self, kind: EventKind) -> Result<u64, ProbeError> {
-        match LOSSY.iter().position(|lossy| *lossy == kind) {
-            Some(index) => Ok(self.losses.in_ring(index)? + self.losses.not_run(index)),
-            None => Ok(0),
+        // A crash is told by the end of the process.
+        let kind = if kind == EventKind::Crash { EventKind::Exit } else { kind };
+        self.losses.of(kind)
+    }
+
+    /// Watches what `interest` says from now on, such as after policies were loaded anew. What is needed for it is loaded and
+    /// attached, and what is no longer needed is detached; what is watched before and after loses nothing meanwhile.
+    /// Loading programs can take some tenths of a second.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was watched before is watched still.
+    pub fn set_interest(&mut self, interest: Interest) -> Result<(), ProbeError> {
+        let settings = self.settings.clone().interest(interest);
+        self.change(settings)
+    }
+
+    fn change(&mut self, settings: ProbeBuilder) -> Result<(), ProbeError> {
+        let wanted = Wanted { settings: &settings, family: settings.family };
+        let mut points = self.points.prepare(&settings, &self.shared)?;
+        points.iter_mut().try_for_each(Point::attach)?;
+        for group in GROUPS {
+            let hooks = (group.hooks)(&wanted);
+            match self.objects.iter().position(|object| object.group.name == group.name) {
+                // What its maps know goes stale, and it takes room. The first has what others share.
+                Some(at) if hooks.is_empty() && group.name != GROUPS[0].name => {
+                    self.objects.swap_remove(at);
+                    self.losses.remove(group.name);
+                }
+                Some(at) if self.objects[at].has(&hooks) => {
+                    (group.filter)(&self.objects[at].object, &wanted)?;
+                    let object = self.objects.swap_remove(at);
+                    let (object, result) = object.attach(hooks);
+                    self.objects.push(object);
+                    result?;
+                }
+                _ if hooks.is_empty() => {}
+                old => {
+                    let object = LoadedObject::load(group, &hooks, &wanted, &self.shared)?;
+                    let (object, result) = object.attach(hooks);
+                    result?;
+                    self.losses.remove(group.name);
+                    self.losses.add(&object)?;
+                    // Only now does the old one go: nothing is missed in between.
+                    match old {
+                        Some(at) => self.objects[at] = object,
+                        None => self.objects.push(object),
+                    }
+                }
+            }
         }
+        if let Some(containers) = &mut self.enrichment.containers {
+            containers.set_events(settings.watches(EventKind::Container));
+        }
+        self.points.replace(points, &settings);
+        self.settings = settings;
+        Ok(())
     }
 
     /// The accounts that names are looked up in, if they are.
     #[must_use]
     pub fn accounts(&self) -> Option<&Accounts> {
-        self.accounts.as_ref()
+        self.enrichment.accounts.as_ref()
+    }
+
+    /// The containers that events happen in, if that is looked for.
+    #[must_use]
+    pub fn containers(&self) -> Option<&Containers> {
+        self.enrichment.containers.as_ref()
     }
 
     /// Hands over what is in the ring, and returns how many events that was. Stops at `deadline` if more keeps coming.
@@ -163,16 +235,39 @@ impl Probe {
         for end in batch.ends.drain(..) {
             let bytes = &batch.bytes[start..end];
             start = end;
-            match record::decode(bytes, &mut self.event) {
-                Ok(()) if self.ended.as_mut().is_some_and(|ended| ended.again(&self.event)) => {}
-                Ok(()) => {
+            match record::decode_any(bytes, &mut self.event) {
+                Ok(Decoded::Event { .. }) if self.ended.as_mut().is_some_and(|ended| ended.again(&self.event)) => {}
+                Ok(Decoded::Event { .. })
+                    if self.event.kind == EventKind::Probe && !self.points.fill(bytes, &mut self.event) => {}
+                Ok(Decoded::Event { legacy_cgroup }) => {
                     self.event.lost = self.losses.before(&self.event);
-                    self.event.time = self.clock.to_epoch(self.event.time);
-                    if let Some(accounts) = &self.accounts {
-                        accounts.fill(&mut self.event);
+                    if let Some(signal) = crash::signal(&self.event).filter(|signal| self.settings.wants_crash(signal))
+                    {
+                        let lost = self.event.lost;
+                        crash::of_exit(&mut self.event, signal);
+                        self.hand_over(legacy_cgroup, handle);
+                        count += 1;
+                        // The handler may have changed it. What was an event is one again.
+                        if record::decode(bytes, &mut self.event).is_err() {
+                            continue;
+                        }
+                        self.event.lost = lost;
                     }
-                    handle(&mut self.event);
+                    if self.event.kind == EventKind::File && !self.event.untrusted().is_empty() {
+                        self.resolver.resolve(bytes, &mut self.event);
+                    }
+                    // Only for the crashes.
+                    if self.event.kind == EventKind::Exit && !self.settings.watches(EventKind::Exit) {
+                        continue;
+                    }
+                    self.hand_over(legacy_cgroup, handle);
                     count += 1;
+                }
+                Ok(Decoded::Cgroup(cgroup)) => {
+                    let time = self.enrichment.clock.to_epoch(cgroup.time);
+                    if let Some(containers) = &mut self.enrichment.containers {
+                        containers.note(&cgroup, time);
+                    }
                 }
                 // Object and decoder are built together, so this is a bug; the other records are still good.
                 Err(error) => tracing::error!(%error, "the kernel sent a record that cannot be decoded"),
@@ -180,7 +275,22 @@ impl Probe {
         }
         batch.bytes.clear();
         self.spare = batch;
-        count
+        count + self.deliver_containers(handle)
+    }
+
+    /// Tells of the containers that started and stopped and are known by now.
+    fn deliver_containers(&mut self, handle: &mut dyn FnMut(&mut Event)) -> usize {
+        let Some(containers) = &mut self.enrichment.containers else { return 0 };
+        if !containers.is_awaiting() {
+            return 0;
+        }
+        containers.poll(handle)
+    }
+
+    /// Gives the decoded event what the kernel does not know, and hands it over.
+    fn hand_over(&mut self, legacy_cgroup: Option<u64>, handle: &mut dyn FnMut(&mut Event)) {
+        self.enrichment.fill(&mut self.event, legacy_cgroup);
+        handle(&mut self.event);
     }
 
     fn deliver_snapshot(
@@ -190,12 +300,9 @@ impl Probe {
     ) -> Result<usize, ProbeError> {
         let Some(mut snapshot) = self.snapshot.take() else { return Ok(0) };
         let mut count = 0;
-        let (clock, accounts) = (self.clock, self.accounts.as_ref());
-        let mut finish = |event: &mut Event| {
-            event.time = clock.to_epoch(event.time);
-            if let Some(accounts) = accounts {
-                accounts.fill(event);
-            }
+        let enrichment = &mut self.enrichment;
+        let mut finish = |event: &mut Event, legacy_cgroup| {
+            enrichment.fill(event, legacy_cgroup);
             handle(event);
             count += 1;
         };
@@ -213,7 +320,7 @@ impl Probe {
 
     fn set_dozing(&self) -> Result<(), ProbeError> {
         let (key, value) = (0_u32.to_ne_bytes(), 1_u32.to_ne_bytes());
-        self.dozing.update(&key, &value, MapFlags::ANY).map_err(|source| ProbeError::Map { map: DOZING, source })
+        set_entry(&self.dozing, DOZING, &key, &value)
     }
 
     fn refresh(&mut self, now: Instant) {
@@ -221,10 +328,14 @@ impl Probe {
             return;
         }
         self.refreshed = now;
-        self.clock = BootTime::measure();
+        self.enrichment.refresh();
         self.losses.refresh();
-        if let Some(accounts) = &mut self.accounts {
-            accounts.refresh();
+        if let Some(containers) = &mut self.enrichment.containers
+            && let Ok(lost) = self.losses.of_cgroups()
+            && lost != self.lost_cgroups
+        {
+            self.lost_cgroups = lost;
+            containers.rescan();
         }
     }
 
@@ -250,8 +361,9 @@ impl Probe {
             if left.is_zero() {
                 return Ok(());
             }
-            // The kernel waits in whole milliseconds.
-            if left < Duration::from_millis(1) || !self.budget.allows(now) {
+            // The kernel waits in whole milliseconds. It does not know of what the worker finds out about containers.
+            let awaiting = self.enrichment.containers.as_ref().is_some_and(Containers::is_awaiting);
+            if left < Duration::from_millis(1) || awaiting || !self.budget.allows(now) {
                 thread::sleep(left.min(NAP));
                 continue;
             }
@@ -280,6 +392,10 @@ impl EventSource for Probe {
 
     fn provides(&self, kind: EventKind) -> FieldSet {
         self.settings.provides(kind)
+    }
+
+    fn unavailable(&self, policy_type: PolicyType) -> Option<String> {
+        self.settings.unavailable(policy_type)
     }
 }
 
@@ -332,68 +448,22 @@ impl Ended {
     }
 }
 
-/// Counts what did not arrive.
-#[derive(Debug)]
-struct Losses {
-    counters: MapHandle,
-    /// The programs of [`LOSSY`], to ask the kernel how often it did not run them.
-    programs: [Option<OwnedFd>; 3],
-    /// What was told of the ring's losses.
-    told: [u64; 3],
-    /// What was told or will be told of the times that a program was not run.
-    misses: [u64; 3],
-    untold_misses: [u64; 3],
-}
-
-impl Losses {
-    fn new(loaded: &LoadedProbe) -> Result<Self, ProbeError> {
-        let mut programs = [None, None, None];
-        for (slot, kind) in programs.iter_mut().zip(LOSSY) {
-            let found =
-                loaded.object.progs().find(|program| program_of(kind).is_some_and(|name| program.name() == name));
-            let fd =
-                found.filter(|_| watches(&loaded.settings, kind)).map(|program| program.as_fd().try_clone_to_owned());
-            *slot = fd.transpose().map_err(|error| ProbeError::Ring { source: error.into() })?;
-        }
-        Ok(Self { counters: loaded.map(LOST)?, programs, told: [0; 3], misses: [0; 3], untold_misses: [0; 3] })
-    }
-
-    /// What was lost just before `event`, whose `lost` is the kernel's count.
-    fn before(&mut self, event: &Event) -> u64 {
-        let Some(index) = LOSSY.iter().position(|kind| *kind == event.kind) else { return 0 };
-        // Records of different CPUs can overtake each other: the count never goes back.
-        let lost = event.lost.saturating_sub(self.told[index]);
-        self.told[index] += lost;
-        lost + mem::take(&mut self.untold_misses[index])
-    }
-
-    fn refresh(&mut self) {
-        for index in 0..LOSSY.len() {
-            let misses = self.not_run(index);
-            self.untold_misses[index] += misses.saturating_sub(self.misses[index]);
-            self.misses[index] = misses;
+/// Starts the snapshot, if it is wanted.
+fn snapshot(objects: &[LoadedObject]) -> Result<Option<Snapshot>, ProbeError> {
+    for object in objects {
+        if let Some(hook) = object.loaded.iter().find(|hook| hook.attach == Attach::Iterator) {
+            let snapshot = Snapshot::start(object.link(*hook)?);
+            return snapshot.map(Some).map_err(|source| ProbeError::Attach { program: hook.program, source });
         }
     }
-
-    fn in_ring(&self, index: usize) -> Result<u64, ProbeError> {
-        let value = self.counters.lookup(&(index as u32).to_ne_bytes(), MapFlags::ANY);
-        let value = value.map_err(|source| ProbeError::Map { map: LOST, source })?;
-        let bytes = value.and_then(|value| value.try_into().ok());
-        Ok(bytes.map_or(0, u64::from_ne_bytes))
-    }
-
-    /// `recursion_misses`, which Linux tells since 5.12.
-    fn not_run(&self, index: usize) -> u64 {
-        let Some(program) = &self.programs[index] else { return 0 };
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).unwrap_or_default();
-        let count = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
-        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-    }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+
+    use libbpf_rs::{MapCore, MapFlags};
 
     use super::*;
     use crate::builder::MIN_RING_BYTES;

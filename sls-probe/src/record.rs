@@ -4,10 +4,32 @@ use sls_core::{Event, EventKind, Field, ProcessKey};
 use thiserror::Error;
 
 /// The layout that this decoder reads.
-const VERSION: u8 = 3;
+const VERSION: u8 = 5;
+
+/// The kinds of records, in the order of `enum record_kind`.
+pub(crate) const KINDS: [EventKind; 15] = [
+    EventKind::Exec,
+    EventKind::Fork,
+    EventKind::Exit,
+    EventKind::Baseline,
+    EventKind::File,
+    EventKind::Connect,
+    EventKind::Accept,
+    EventKind::Listen,
+    EventKind::Ptrace,
+    EventKind::Memory,
+    EventKind::Credentials,
+    EventKind::Module,
+    EventKind::Userfaultfd,
+    EventKind::Security,
+    EventKind::Probe,
+];
+
+/// The number of records about cgroups, which are no events: one more than those of [`KINDS`].
+pub(crate) const CGROUP: u8 = KINDS.len() as u8;
 
 /// Bytes of the fixed part of a record.
-const HEADER_BYTES: usize = 152;
+pub(crate) const HEADER_BYTES: usize = 152;
 
 /// `comm` with its NUL.
 const COMM_BYTES: usize = 16;
@@ -15,14 +37,33 @@ const COMM_BYTES: usize = 16;
 /// The audit login uid of a process that never logged in.
 const LOGIN_UID_UNSET: u32 = u32::MAX;
 
+mod cgroup;
+pub(crate) mod crash;
+mod credentials;
+mod file;
+mod memory;
+mod module;
+mod network;
+mod path;
+mod process;
+mod ptrace;
+mod security;
+
+pub(crate) use cgroup::CgroupRecord;
+pub(crate) use file::{OPERATIONS as FILE_OPERATIONS, Passed, passed_names};
+pub(crate) use memory::REGIONS;
+pub(crate) use network::PROTOCOLS;
+pub(crate) use path::path_of;
+pub(crate) use process::arguments;
+
 mod flag {
-    pub(super) const EXE_CUT: u16 = 1 << 0;
-    pub(super) const CWD_CUT: u16 = 1 << 1;
-    pub(super) const ARGV_CUT: u16 = 1 << 2;
-    pub(super) const EXE_UNKNOWN: u16 = 1 << 3;
-    pub(super) const CWD_UNKNOWN: u16 = 1 << 4;
-    pub(super) const ARGV_UNKNOWN: u16 = 1 << 5;
-    pub(super) const INVOKED_UNKNOWN: u16 = 1 << 6;
+    pub(super) const PATH_CUT: u16 = 1 << 0;
+    pub(super) const PATH2_CUT: u16 = 1 << 1;
+    pub(super) const TEXT_CUT: u16 = 1 << 2;
+    pub(super) const PATH_UNKNOWN: u16 = 1 << 3;
+    pub(super) const PATH2_UNKNOWN: u16 = 1 << 4;
+    pub(super) const TEXT_UNKNOWN: u16 = 1 << 5;
+    pub(super) const NAME_UNKNOWN: u16 = 1 << 6;
     pub(super) const SCRIPT: u16 = 1 << 7;
     pub(super) const MEMFD: u16 = 1 << 8;
     pub(super) const DELETED: u16 = 1 << 9;
@@ -71,46 +112,60 @@ pub enum RecordError {
 /// # Errors
 /// When the bytes are not a record of this version.
 pub fn decode(record: &[u8], event: &mut Event) -> Result<(), RecordError> {
-    let (header, strings) = Header::split(record)?;
-    event.reset(header.kind);
-    header.apply(event);
-    match header.kind {
-        EventKind::Exec => {
-            file(&header, strings.exe, event);
-            directory(&header, strings.cwd, event);
-            invocation(&header, &strings, event);
-            if header.has(flag::ARGV_UNKNOWN) {
-                event.mark_unknown(Field::ProgramArguments);
-            } else {
-                arguments(strings.argv, header.has(flag::ARGV_CUT), event);
-            }
-        }
-        EventKind::Baseline => {
-            if !event.kernel_thread {
-                file(&header, strings.exe, event);
-            }
-            directory(&header, strings.cwd, event);
-        }
-        _ => {}
+    match decode_any(record, event)? {
+        Decoded::Event { .. } => Ok(()),
+        Decoded::Cgroup(_) => Err(RecordError::Kind { kind: CGROUP }),
     }
-    terminal(strings.tty, event);
-    Ok(())
 }
 
-/// Sets `programArguments` from arguments that each end in a NUL. The last may lack it.
-pub(crate) fn arguments(argv: &[u8], cut: bool, event: &mut Event) {
-    if argv.is_empty() {
-        event.set_arguments([]);
-    } else {
-        event.set_arguments(argv.strip_suffix(&[0]).unwrap_or(argv).split(|byte| *byte == 0));
+/// What a record is about.
+#[derive(Debug)]
+pub(crate) enum Decoded<'r> {
+    /// What the event says now. With it comes the lower half of the id that the process's cgroup has in the hierarchy of
+    /// version 1, where one is looked at.
+    Event { legacy_cgroup: Option<u64> },
+    /// A cgroup: the event is as it was.
+    Cgroup(CgroupRecord<'r>),
+}
+
+/// The same as [`decode`] for records of every kind.
+pub(crate) fn decode_any<'r>(record: &'r [u8], event: &mut Event) -> Result<Decoded<'r>, RecordError> {
+    let (header, body) = Header::split(record)?;
+    let Some(kind) = KINDS.get(usize::from(header.kind)).copied() else {
+        return match header.kind {
+            CGROUP => CgroupRecord::new(&header, &body).map(Decoded::Cgroup),
+            kind => Err(RecordError::Kind { kind }),
+        };
+    };
+    event.reset(kind);
+    header.apply(event);
+    match kind {
+        EventKind::Exec => process::exec(&header, &body, event),
+        EventKind::Baseline => process::baseline(&header, &body, event),
+        EventKind::Security => security::security(&body, event),
+        EventKind::File => file::file(&header, &body, event),
+        EventKind::Module => module::module(&header, &body, event),
+        EventKind::Credentials => credentials::credentials(&body, event),
+        EventKind::Memory => memory::memory(&body, event),
+        EventKind::Ptrace => ptrace::ptrace(&header, &body, event),
+        EventKind::Connect | EventKind::Accept | EventKind::Listen => network::network(&header, &body, event),
+        _ => {}
     }
-    if cut {
-        event.mark_truncated(Field::ProgramArguments);
+    process::terminal(body.tty, event);
+    let legacy_cgroup = (header.legacy_cgroup != 0).then_some(header.legacy_cgroup.into());
+    Ok(Decoded::Event { legacy_cgroup })
+}
+
+/// What only its kind has in a record that was decoded.
+pub(crate) fn detail(record: &[u8]) -> &[u8] {
+    match Header::split(record) {
+        Ok((_, body)) => body.detail,
+        Err(_) => &[],
     }
 }
 
 struct Header {
-    kind: EventKind,
+    kind: u8,
     flags: u16,
     time: u64,
     lost: u64,
@@ -129,20 +184,27 @@ struct Header {
     login_uid: u32,
     device: u32,
     exit_status: u32,
+    legacy_cgroup: u32,
     comm: [u8; COMM_BYTES],
 }
 
 /// The variable part. Paths are components from leaf to root, each with a NUL.
-struct Strings<'r> {
-    exe: &'r [u8],
-    cwd: &'r [u8],
-    invoked: &'r [u8],
-    argv: &'r [u8],
+struct Body<'r> {
+    /// What only this kind of record has.
+    detail: &'r [u8],
+    /// Of an exec, the executable.
+    path: &'r [u8],
+    /// Of an exec, the working directory.
+    path2: &'r [u8],
+    /// Of an exec, the path as it was passed.
+    name: &'r [u8],
+    /// Of an exec, the arguments, each with a NUL.
+    text: &'r [u8],
     tty: &'r [u8],
 }
 
 impl Header {
-    fn split(record: &[u8]) -> Result<(Self, Strings<'_>), RecordError> {
+    fn split(record: &[u8]) -> Result<(Self, Body<'_>), RecordError> {
         let short = RecordError::Short { have: record.len() };
         let (fixed, rest) = record.split_first_chunk::<HEADER_BYTES>().ok_or(short)?;
         let mut fields = Fields(fixed);
@@ -152,21 +214,15 @@ impl Header {
         if version != VERSION {
             return Err(RecordError::Version { version });
         }
-        let kind = match kind {
-            0 => EventKind::Exec,
-            1 => EventKind::Fork,
-            2 => EventKind::Exit,
-            3 => EventKind::Baseline,
-            _ => return Err(RecordError::Kind { kind }),
-        };
         let flags = fields.u16();
         let [time, lost, start, parent_start, creator_start] = [(); 5].map(|()| fields.u64());
         let [pidfd_inode, cgroup_id, inode] = [(); 3].map(|()| fields.u64());
         let [pid, parent_pid, creator_pid] = [(); 3].map(|()| fields.u32());
         let [pid_namespace, mount_namespace] = [(); 2].map(|()| fields.u32());
         let [uid, gid, euid, egid, login_uid, device, exit_status] = [(); 7].map(|()| fields.u32());
-        let lengths = [(); 5].map(|()| usize::from(fields.u16()));
-        let _padding: [u8; 6] = fields.take();
+        let [path, path2, name, text, tty, detail] = [(); 6].map(|()| usize::from(fields.u16()));
+        let lengths = [detail, path, path2, name, text, tty];
+        let legacy_cgroup = fields.u32();
         let comm = fields.take();
 
         let have = record.len();
@@ -175,7 +231,7 @@ impl Header {
             return Err(RecordError::Length { have, stated: if stated == have { total } else { stated } });
         }
         let mut rest = rest;
-        let [exe, cwd, invoked, argv, tty] = lengths.map(|len| {
+        let [detail, path, path2, name, text, tty] = lengths.map(|len| {
             // The sum was checked, so nothing is cut here.
             let (part, after) = rest.split_at(len.min(rest.len()));
             rest = after;
@@ -205,9 +261,10 @@ impl Header {
             login_uid,
             device,
             exit_status,
+            legacy_cgroup,
             comm,
         };
-        Ok((header, Strings { exe, cwd, invoked, argv, tty }))
+        Ok((header, Body { detail, path, path2, name, text, tty }))
     }
 
     fn has(&self, flag: u16) -> bool {
@@ -226,7 +283,7 @@ impl Header {
         event.pid_namespace = (self.pid_namespace != 0).then_some(self.pid_namespace);
         event.mount_namespace = (self.mount_namespace != 0).then_some(self.mount_namespace);
         event.kernel_thread = self.has(flag::KERNEL_THREAD);
-        event.exit_status = (self.kind == EventKind::Exit).then_some(self.exit_status);
+        event.exit_status = (event.kind == EventKind::Exit).then_some(self.exit_status);
         event.set_text(Field::ProcessName, self.comm.split(|byte| *byte == 0).next().unwrap_or_default());
         event.set_number(Field::Uid, self.uid.into()).set_number(Field::Gid, self.gid.into());
         event.set_number(Field::Euid, self.euid.into()).set_number(Field::Egid, self.egid.into());
@@ -264,122 +321,13 @@ impl Fields<'_> {
     }
 }
 
-fn file(header: &Header, exe: &[u8], event: &mut Event) {
-    if header.has(flag::EXE_UNKNOWN) {
-        event.mark_unknown(Field::ProgramName);
-    } else {
-        path(Field::ProgramName, exe, header.has(flag::EXE_CUT), event);
-    }
-    if header.has(flag::FILE) {
-        event.set_number(Field::ProgramInode, header.inode).set_number(Field::ProgramDevice, st_dev(header.device));
-        event.set_bool(Field::ProgramIsMemfd, header.has(flag::MEMFD));
-        event.set_bool(Field::ProgramIsDeleted, header.has(flag::DELETED));
-    } else {
-        for field in [Field::ProgramInode, Field::ProgramDevice, Field::ProgramIsMemfd, Field::ProgramIsDeleted] {
-            event.mark_unknown(field);
-        }
-    }
-}
-
-fn directory(header: &Header, cwd: &[u8], event: &mut Event) {
-    if header.has(flag::CWD_UNKNOWN) {
-        event.mark_unknown(Field::ProgramDirectory);
-    } else {
-        path(Field::ProgramDirectory, cwd, header.has(flag::CWD_CUT), event);
-    }
-}
-
-/// The passed path, and the script if the kernel put an interpreter in front of it.
-fn invocation(header: &Header, strings: &Strings<'_>, event: &mut Event) {
-    let script = header.has(flag::SCRIPT);
-    if header.has(flag::INVOKED_UNKNOWN) {
-        event.mark_unknown(Field::InvokedName);
-        if script {
-            event.mark_unknown(Field::ScriptName);
-        }
-        return;
-    }
-    event.set_text(Field::InvokedName, strings.invoked);
-    if !script {
-        return;
-    }
-    let absolute = strings.invoked.starts_with(b"/");
-    if !absolute && header.has(flag::CWD_UNKNOWN) {
-        event.mark_unknown(Field::ScriptName);
-    } else {
-        let (cwd, cut) = if absolute { (&b""[..], false) } else { (strings.cwd, header.has(flag::CWD_CUT)) };
-        script_path(strings.invoked, cwd, cut, event);
-    }
-}
-
-/// Sets `scriptName` from the passed path and the directory that it starts from. `..` is resolved where what it leaves is
-/// a directory's own name. What the caller wrote may be a link, and then `..` leads out of where that points: what is in
-/// front of such a `..` is not known.
-fn script_path(invoked: &[u8], cwd: &[u8], cut: bool, event: &mut Event) {
-    let names = invoked.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
-    let ups = names.clone().take_while(|name| *name == b"..").count();
-    let below = names.skip(ups);
-    let unsure = below.clone().enumerate().filter(|(_, name)| *name == b"..").last().map(|(index, _)| index + 1);
-    // At the root, `..` is the root.
-    let start = if unsure.is_some() { b"" } else { without_leaves(cwd, ups) };
-    let rest = below.skip(unsure.unwrap_or(0)).flat_map(|name| [&b"/"[..], name]);
-    event.set_text_parts(Field::ScriptName, components(start).chain(rest));
-    if cut || unsure.is_some() {
-        event.mark_truncated(Field::ScriptName);
-    }
-}
-
-/// The name below `/dev`. It is the kernel's own name, but for pseudo terminals, which live in a directory.
-fn terminal(tty: &[u8], event: &mut Event) {
-    match tty.strip_prefix(b"pts") {
-        Some(number) if number.first().is_some_and(u8::is_ascii_digit) => {
-            event.set_text_parts(Field::Terminal, [&b"pts/"[..], number]);
-        }
-        _ if tty.is_empty() => {}
-        _ => {
-            event.set_text(Field::Terminal, tty);
-        }
-    }
-}
-
-fn path(field: Field, leaf_first: &[u8], cut: bool, event: &mut Event) {
-    if leaf_first.is_empty() && !cut {
-        event.set_text(field, b"/");
-    } else {
-        event.set_text_parts(field, components(leaf_first));
-    }
-    if cut {
-        event.mark_truncated(field);
-    }
-}
-
-/// `c\0b\0a\0` as `b\0a\0`, so many times.
-fn without_leaves(mut leaf_first: &[u8], count: usize) -> &[u8] {
-    for _ in 0..count {
-        let end = leaf_first.iter().position(|byte| *byte == 0);
-        leaf_first = end.map_or(&[], |end| &leaf_first[end + 1..]);
-    }
-    leaf_first
-}
-
-/// `c\0b\0a\0` as `/`, `a`, `/`, `b`, `/`, `c`.
-fn components(leaf_first: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let parts = leaf_first.strip_suffix(&[0]).unwrap_or(leaf_first).rsplit(|byte| *byte == 0);
-    parts.filter(|part| !part.is_empty()).flat_map(|part| [&b"/"[..], part])
-}
-
-/// The number that stat(2) gives for a device that the kernel knows as `major << 20 | minor`.
-fn st_dev(device: u32) -> u64 {
-    let (major, minor) = (device >> 20, device & 0xf_ffff);
-    u64::from(minor & 0xff | major << 8 | (minor & !0xff) << 12)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use sls_core::Value;
 
     use super::*;
+    use crate::container::{CgroupMaker, Hierarchy};
 
     /// A record with these strings: exe, cwd, invoked, argv, tty.
     fn record(kind: u8, flags: u16, strings: [&[u8]; 5]) -> Vec<u8> {
@@ -395,12 +343,23 @@ mod tests {
         for string in strings {
             bytes.extend((string.len() as u16).to_le_bytes());
         }
-        bytes.extend([0; 6]);
+        bytes.extend([0; 6]); // no detail
         bytes.extend(b"comm\0rest of it\0");
         assert_eq!(bytes.len(), HEADER_BYTES);
         bytes.extend(strings.concat());
         let len = bytes.len() as u32;
         bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes
+    }
+
+    /// The same with a detail.
+    pub(super) fn detailed(kind: u8, flags: u16, detail: &[u8], strings: [&[u8]; 5]) -> Vec<u8> {
+        let mut bytes = record(kind, flags, strings);
+        bytes.splice(HEADER_BYTES..HEADER_BYTES, detail.iter().copied());
+        let len = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        // Behind the lengths of the strings.
+        bytes[130..132].copy_from_slice(&(detail.len() as u16).to_le_bytes());
         bytes
     }
 
@@ -444,9 +403,9 @@ mod tests {
         assert_eq!(name(flag::SCRIPT, b"b\0a\0", b"./s"), text(b"/a/b/s", false));
         assert_eq!(name(flag::SCRIPT, b"", b"s"), text(b"/s", false));
         assert_eq!(name(flag::SCRIPT, b"a\0", b"/x/s"), text(b"/x/s", false));
-        assert_eq!(name(flag::SCRIPT | flag::CWD_CUT, b"b\0", b"s"), text(b"/b/s", true));
-        assert_eq!(name(flag::SCRIPT | flag::CWD_UNKNOWN, b"", b"s"), "Unknown");
-        assert_eq!(name(flag::SCRIPT | flag::INVOKED_UNKNOWN, b"", b""), "Unknown");
+        assert_eq!(name(flag::SCRIPT | flag::PATH2_CUT, b"b\0", b"s"), text(b"/b/s", true));
+        assert_eq!(name(flag::SCRIPT | flag::PATH2_UNKNOWN, b"", b"s"), "Unknown");
+        assert_eq!(name(flag::SCRIPT | flag::NAME_UNKNOWN, b"", b""), "Unknown");
     }
 
     #[test]
@@ -462,8 +421,8 @@ mod tests {
         // The working directory has no links in it.
         assert_eq!(name(0, b"b\0a\0", b"../s"), text(b"/a/s", false));
         assert_eq!(name(0, b"b\0a\0", b".././/../../../x/s"), text(b"/x/s", false));
-        assert_eq!(name(flag::CWD_CUT, b"b\0a\0", b"../s"), text(b"/a/s", true));
-        assert_eq!(name(flag::CWD_CUT, b"b\0", b"../../s"), text(b"/s", true));
+        assert_eq!(name(flag::PATH2_CUT, b"b\0a\0", b"../s"), text(b"/a/s", true));
+        assert_eq!(name(flag::PATH2_CUT, b"b\0", b"../../s"), text(b"/s", true));
         // `link` may lead anywhere.
         assert_eq!(name(0, b"", b"/tmp/link/../s"), text(b"/s", true));
         assert_eq!(name(0, b"b\0a\0", b"../link/../x/../y//s"), text(b"/y/s", true));
@@ -471,12 +430,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_marked() {
-        let flags = flag::EXE_CUT | flag::ARGV_CUT | flag::CWD_UNKNOWN | flag::FILE;
+        let flags = flag::PATH_CUT | flag::TEXT_CUT | flag::PATH2_UNKNOWN | flag::FILE;
         let event = decoded(0, flags, [b"c\0b\0", b"", b"x", b"x\0y", b""]);
         assert_eq!(event.value(Field::ProgramName), Value::Text { bytes: b"/b/c", truncated: true });
         assert_eq!(event.value(Field::ProgramArguments), Value::Text { bytes: b"x y", truncated: true });
         assert_eq!(event.value(Field::ProgramDirectory), Value::Unknown);
-        let event = decoded(0, flag::EXE_UNKNOWN | flag::ARGV_UNKNOWN, [b""; 5]);
+        let event = decoded(0, flag::PATH_UNKNOWN | flag::TEXT_UNKNOWN, [b""; 5]);
         for field in [Field::ProgramName, Field::ProgramArguments, Field::ProgramInode, Field::ProgramIsMemfd] {
             assert_eq!(event.value(field), Value::Unknown);
         }
@@ -497,9 +456,39 @@ mod tests {
             decode(&bytes, &mut Event::new(EventKind::Exec)).unwrap_err()
         };
         assert_eq!(changed(0, 0), RecordError::Length { have: HEADER_BYTES, stated: 0 });
-        assert_eq!(changed(4, 4), RecordError::Kind { kind: 4 });
+        assert_eq!(changed(4, 16), RecordError::Kind { kind: 16 });
         assert_eq!(changed(5, 9), RecordError::Version { version: 9 });
         assert_eq!(changed(120, 1), RecordError::Length { have: HEADER_BYTES, stated: HEADER_BYTES + 1 });
+    }
+
+    #[test]
+    fn cgroups_are_no_events() {
+        let mut bytes = record(CGROUP, flag::TEXT_CUT, [b"", b"", b"", b"/docker/0123", b""]);
+        // With 16 bytes of its own in front of the path.
+        bytes.splice(HEADER_BYTES..HEADER_BYTES, [77, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0]);
+        bytes[130] = 16;
+        bytes[0] += 16;
+        let mut event = Event::new(EventKind::Exec);
+        let Ok(Decoded::Cgroup(cgroup)) = decode_any(&bytes, &mut event) else { panic!("not a cgroup") };
+        assert_eq!((cgroup.id, cgroup.hierarchy, cgroup.removed), (1 << 32 | 77, Hierarchy::Legacy, true));
+        assert_eq!((cgroup.path, cgroup.cut, cgroup.time), (Some(&b"/docker/0123"[..]), true, 10));
+        assert_eq!(cgroup.maker, CgroupMaker::new(2).mount_namespace(Some(6)).name(b"comm"));
+        assert_eq!(decode(&bytes, &mut event), Err(RecordError::Kind { kind: CGROUP }));
+        let short = record(CGROUP, 0, [b""; 5]);
+        assert_eq!(decode(&short, &mut event), Err(RecordError::Length { have: 0, stated: 16 }));
+    }
+
+    #[test]
+    fn the_cgroup_of_version_1_comes_along() {
+        let mut bytes = record(1, 0, [b""; 5]);
+        let mut event = Event::new(EventKind::Exec);
+        let of = |bytes: &[u8], event: &mut Event| match decode_any(bytes, event) {
+            Ok(Decoded::Event { legacy_cgroup }) => legacy_cgroup,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(&bytes, &mut event), None);
+        bytes[132] = 9;
+        assert_eq!(of(&bytes, &mut event), Some(9));
     }
 
     proptest! {
@@ -510,7 +499,7 @@ mod tests {
 
         #[test]
         fn total_over_any_strings(
-            kind in 0_u8..4,
+            kind in 0_u8..15,
             flags: u16,
             strings in prop::array::uniform5(prop::collection::vec(prop_oneof![Just(0_u8), any::<u8>()], 0..80)),
         ) {

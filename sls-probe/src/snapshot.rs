@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use libbpf_rs::{Iter, Link};
 use sls_core::{Event, Field};
 
-use crate::record;
+use crate::record::{self, Decoded};
 
 /// Bytes of argv that are kept of a process, the same as in the kernel's records (`ARGV_BYTES` in `bpf/record.h`).
 pub const MAX_ARGV_BYTES: usize = 8192;
@@ -33,9 +33,13 @@ impl Snapshot {
         Ok(Self { iter, _link: link, buffer: Vec::new(), argv: Vec::new() })
     }
 
-    /// Decodes the processes that the kernel hands out at once, and gives each to `handle`. Returns whether there may
-    /// be more.
-    pub(crate) fn step(&mut self, event: &mut Event, handle: &mut dyn FnMut(&mut Event)) -> io::Result<bool> {
+    /// Decodes the processes that the kernel hands out at once, and gives each to `handle`, with the id of its cgroup in
+    /// the hierarchy of version 1. Returns whether there may be more.
+    pub(crate) fn step(
+        &mut self,
+        event: &mut Event,
+        handle: &mut dyn FnMut(&mut Event, Option<u64>),
+    ) -> io::Result<bool> {
         let start = self.buffer.len();
         self.buffer.resize(start + CHUNK_BYTES, 0);
         let read = match self.iter.read(&mut self.buffer[start..]) {
@@ -57,11 +61,13 @@ impl Snapshot {
             // A record that is not whole yet waits for the next read.
             let Some((bytes, after)) = rest.split_at_checked(len.max(1)) else { break };
             rest = after;
-            match record::decode(bytes, event) {
-                Ok(()) => {
+            match record::decode_any(bytes, event) {
+                Ok(Decoded::Event { legacy_cgroup }) => {
                     command_line(event, &mut self.argv);
-                    handle(event);
+                    handle(event, legacy_cgroup);
                 }
+                // No iterator gives them.
+                Ok(Decoded::Cgroup(_)) => {}
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }
@@ -89,6 +95,8 @@ fn command_line(event: &mut Event, argv: &mut Vec<u8>) {
     let cut = argv.len() > MAX_ARGV_BYTES;
     argv.truncate(MAX_ARGV_BYTES);
     record::arguments(argv, cut, event);
+    // Since its exec the process may have written something else there.
+    event.mark_untrusted(Field::ProgramArguments);
 }
 
 /// Field 22 of `/proc/PID/stat`. The name in field 2 may hold anything, so what counts is behind its last `)`.

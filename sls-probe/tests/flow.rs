@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{Watch, actor, has, open_dir, role};
+use common::{Watch, actor, emulated, has, open_dir, patience, role};
 use sls_core::{Event, EventKind, EventSource, Field};
 use sls_probe::{MIN_RING_BYTES, Probe, ProbeError};
 
@@ -47,6 +47,16 @@ macro_rules! alone {
     };
 }
 
+/// More than a small ring holds, and more than is given at once.
+fn many() -> usize {
+    if emulated() { 800 } else { 1500 }
+}
+
+/// What a wait may take longer than it should, where others use the processors too.
+fn slack() -> Duration {
+    Duration::from_millis(if emulated() { 4000 } else { 200 })
+}
+
 fn run_true() -> u32 {
     let mut child = Command::new("/bin/true").spawn().unwrap();
     child.wait().unwrap();
@@ -62,14 +72,14 @@ fn between(events: &[Event], first: u32, last: u32) -> &[Event] {
 #[test]
 fn losses_are_counted_exactly() {
     alone!();
-    const SPAWNS: u64 = 1500;
+    let spawns = many() as u64;
     let only_exec = Probe::builder().snapshot(false).fork(false).exit(false);
     // Whatever else runs on this machine is seen by both, so they can be compared.
     let mut large = Watch::with(only_exec.clone());
     let mut tiny = Watch::with(only_exec.ring_bytes(MIN_RING_BYTES));
     let first = run_true();
     tiny.until("the first", |events| has(events, first, EventKind::Exec));
-    for _ in 0..SPAWNS {
+    for _ in 0..spawns {
         run_true();
     }
     // The ring has to have room again before something can arrive that tells of the loss.
@@ -86,8 +96,8 @@ fn losses_are_counted_exactly() {
     let lost: u64 = arrived.iter().map(|event| event.lost).sum();
     let all = between(&large.events, first, last);
     assert_eq!(all.iter().map(|event| event.lost).sum::<u64>(), 0);
-    assert!(all.len() as u64 > SPAWNS);
-    assert!(lost > SPAWNS / 2, "the ring was too large for this test: {lost}");
+    assert!(all.len() as u64 > spawns);
+    assert!(lost > spawns / 2, "the ring was too large for this test: {lost}");
     assert_eq!(arrived.len() as u64 + lost, all.len() as u64);
     let told: u64 = tiny.events.iter().map(|event| event.lost).sum();
     assert_eq!(tiny.probe.lost(EventKind::Exec).unwrap(), told);
@@ -108,11 +118,13 @@ fn single_exec_arrives_at_once() {
     // The machine may be busy: one good round of three shows what the probe can do.
     let medians: Vec<Duration> = (0..3).map(|_| median_delay(&mut probe)).collect();
     let best = medians.iter().min().unwrap();
-    assert!(*best < Duration::from_micros(500), "medians: {medians:?}");
+    let limit = Duration::from_micros(if emulated() { 100_000 } else { 500 });
+    assert!(*best < limit, "medians: {medians:?}");
 }
 
 fn median_delay(probe: &mut Probe) -> Duration {
     const RUNS: usize = 40;
+    let wait = Duration::from_secs(if emulated() { 30 } else { 5 });
     let mut delays = Vec::new();
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -123,21 +135,21 @@ fn median_delay(probe: &mut Probe) -> Duration {
             }
         });
         // A wake-up that gets lost shows as a delay of the whole time-out.
-        while delays.len() < RUNS && start.elapsed() < Duration::from_secs(30) {
+        while delays.len() < RUNS && start.elapsed() < patience() {
             let take = &mut |event: &mut Event| {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
                 if event.kind == EventKind::Exec && event.parent.pid == std::process::id() {
                     delays.push(Duration::from_nanos(now.saturating_sub(event.time)));
                 }
             };
-            probe.poll(Duration::from_secs(5), take).unwrap();
+            probe.poll(wait, take).unwrap();
         }
     });
     delays.sort();
     let (median, largest) = (delays[delays.len() / 2], delays[delays.len() - 1]);
     println!("{} single events: median {median:?}, largest {largest:?}", delays.len());
     assert_eq!(delays.len(), RUNS);
-    assert!(largest < Duration::from_secs(2), "a wake-up was lost: {largest:?}");
+    assert!(largest < wait * 2 / 5, "a wake-up was lost: {largest:?}");
     median
 }
 
@@ -173,7 +185,7 @@ fn poll_keeps_to_its_timeout() {
         watch.poll(timeout);
         let waited = start.elapsed();
         assert!(waited + Duration::from_millis(2) >= timeout, "{waited:?} of {timeout:?}");
-        assert!(waited < timeout + Duration::from_millis(200), "{waited:?} for {timeout:?}");
+        assert!(waited < timeout + slack(), "{waited:?} for {timeout:?}");
     }
     let (start, before) = (Instant::now(), sleeps());
     watch.poll(Duration::from_micros(300));
@@ -188,7 +200,7 @@ fn storm_costs_no_wake_up_an_event() {
     let (start, before) = (Instant::now(), sleeps());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for _ in 0..1500 {
+            for _ in 0..many() {
                 run_true();
             }
             done.store(true, Ordering::Relaxed);
@@ -202,7 +214,7 @@ fn storm_costs_no_wake_up_an_event() {
     // 200 wake-ups and 500 naps a second, and the burst.
     let allowed = 40.0 + 750.0 * elapsed.as_secs_f64();
     assert!((sleeps as f64) < allowed, "{sleeps} sleeps for {} events in {elapsed:?}", watch.events.len());
-    assert!(watch.events.len() >= 4000);
+    assert!(watch.events.len() >= many() * 8 / 3);
     assert!(watch.events.iter().all(|event| event.lost == 0));
 }
 
@@ -210,7 +222,7 @@ fn storm_costs_no_wake_up_an_event() {
 fn backlog_comes_in_bounded_portions() {
     alone!();
     let mut watch = Watch::start();
-    for _ in 0..1500 {
+    for _ in 0..many() {
         run_true();
     }
     let (mut total, mut largest) = (0, 0);
@@ -220,7 +232,7 @@ fn backlog_comes_in_bounded_portions() {
         total += count;
         largest = largest.max(count);
     }
-    assert!(total >= 4500, "{total}");
+    assert!(total >= 3 * many(), "{total}");
     // 256 KiB of the smallest records.
     assert!((500..2000).contains(&largest), "{largest} at once");
 }
@@ -243,7 +255,7 @@ fn kinds_that_are_off_are_not_reported() {
     assert!(watch.events.iter().all(|event| event.kind == EventKind::Exec));
     assert!(watch.probe.provides(EventKind::Fork).is_empty());
     assert!(watch.probe.provides(EventKind::Exec).contains(Field::ScriptName));
-    assert!(watch.probe.provides(EventKind::File).is_empty());
+    assert!(watch.probe.provides(EventKind::Probe).is_empty());
 }
 
 #[test]

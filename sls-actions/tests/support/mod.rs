@@ -3,14 +3,19 @@
 // Each test program uses a part.
 #![allow(dead_code)]
 
+pub(crate) mod containers;
+
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::io;
+use std::sync::{Barrier, LazyLock};
 use std::time::{Duration, Instant};
 
 use libc::{c_int, c_long, pid_t};
-use sls_actions::{ProcessResponder, process_target};
-use sls_core::{Action, ActionOutcome, Permission, PlannedAction, Responder, Target};
+use sls_actions::{CLOCK_TICK_NS, ProcessResponder, process_target};
+use sls_core::{
+    Action, ActionContext, ActionOutcome, Event, EventKind, Execution, Permission, PlannedAction, Responder, Target,
+};
 
 /// Longer than any wait of a test that passes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,8 +28,14 @@ pub(crate) fn granted(action: Action, target: Target) -> PlannedAction {
     PlannedAction::new(action, target, Permission::Granted)
 }
 
+/// Executes as the answer to an event that tells nothing.
+pub(crate) fn start(responder: &mut dyn Responder, planned: &PlannedAction) -> Execution {
+    static EVENT: LazyLock<Event> = LazyLock::new(|| Event::new(EventKind::Exec));
+    responder.execute(planned, &ActionContext::new(&EVENT))
+}
+
 pub(crate) fn execute(action: Action, target: Target) -> ActionOutcome {
-    responder().execute(&granted(action, target)).finish()
+    start(&mut responder(), &granted(action, target)).finish()
 }
 
 /// What the alert says: `action_result` and its details.
@@ -372,5 +383,226 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         // SAFETY: the caller keeps the contract of this very method.
         unsafe { self.0.dealloc(memory, layout) }
+    }
+}
+
+/// A pipe that every process of a tree holds one end of. When the last has gone the other end says so.
+#[derive(Debug)]
+pub(crate) struct Lifeline {
+    read: c_int,
+    write: c_int,
+}
+
+impl Lifeline {
+    pub(crate) fn new() -> Self {
+        let mut fds = [0; 2];
+        // SAFETY: there is room for two descriptors.
+        assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), 0) }, 0);
+        Self { read: fds[0], write: fds[1] }
+    }
+
+    /// Lets go of this process's own end; afterwards only the others are counted.
+    pub(crate) fn leave(&mut self) {
+        // SAFETY: the descriptor was made by `new`, and is used no more.
+        unsafe { libc::close(std::mem::replace(&mut self.write, -1)) };
+    }
+
+    /// Whether within `timeout` all others have gone.
+    pub(crate) fn is_cut(&self, timeout: Duration) -> bool {
+        let mut poll = libc::pollfd { fd: self.read, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure is read and written.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, timeout.as_millis() as c_int) };
+        ready == 1 && poll.revents & libc::POLLHUP != 0
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        // SAFETY: the descriptors were made by `new`; closing -1 does nothing.
+        unsafe { (libc::close(self.read), libc::close(self.write)) };
+    }
+}
+
+/// A tree that fights for its life: `width` children below each process, `depth` generations. Whoever loses a child makes
+/// another at once. Of those at the bottom half end by themselves, so that all of this never stops; the others stay.
+pub(crate) fn storm(width: u32, depth: u32, seed: u64) -> ! {
+    const PATIENCE_SECONDS: u32 = 60;
+    // SAFETY: no memory is involved.
+    unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, 0), libc::alarm(PATIENCE_SECONDS)) };
+    if depth == 0 {
+        if seed.is_multiple_of(2) {
+            sleep_forever();
+        }
+        sleep_micros(300);
+        exit_now(0);
+    }
+    let mut seed = seed;
+    let mut make = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        fork_into(|| storm(width, depth - 1, seed >> 33));
+    };
+    (0..width).for_each(|_| make());
+    loop {
+        // SAFETY: a null status is not written to.
+        if unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {
+            make();
+        }
+    }
+}
+
+/// A process that makes another and ends, again and again, until `deadline`.
+pub(crate) fn hop(deadline: Instant) -> ! {
+    loop {
+        if Instant::now() > deadline {
+            exit_now(0);
+        }
+        if fork_into(|| {}) {
+            exit_now(0);
+        }
+    }
+}
+
+/// Below the calling process `depth` others, each the child of the one before; all sleep. The last says so.
+pub(crate) fn chain(depth: usize, ready: Signal) -> ! {
+    outlive_parent();
+    if depth == 0 {
+        ready.send();
+    } else {
+        fork_into(|| chain(depth - 1, ready));
+    }
+    sleep_forever();
+}
+
+/// Makes the calling process lead a session of its own.
+pub(crate) fn lead_session() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::setsid() };
+}
+
+/// Runs `body` in a new child. True in the parent; in the child, if `body` returns, false.
+pub(crate) fn fork_into(body: impl FnOnce()) -> bool {
+    loop {
+        // SAFETY: the child of the only thread does nothing but system calls.
+        match unsafe { libc::fork() } {
+            0 => {
+                body();
+                return false;
+            }
+            pid if pid > 0 => return true,
+            // There is no room now.
+            _ => sleep_micros(1000),
+        }
+    }
+}
+
+/// A number that is shared with all processes made afterwards. It is never given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared(&'static std::sync::atomic::AtomicI32);
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: new memory, which nothing else uses.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, flags, -1, 0) };
+        assert_ne!(memory, libc::MAP_FAILED);
+        // SAFETY: it is aligned to a page, full of zeros, and stays until the process ends.
+        Self(unsafe { &*memory.cast() })
+    }
+
+    pub(crate) fn set(self, value: c_int) {
+        self.0.store(value, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_own_pid(self) {
+        // SAFETY: no memory is involved.
+        self.set(unsafe { libc::getpid() });
+    }
+
+    /// The number, when it is no longer 0.
+    pub(crate) fn wait(self) -> c_int {
+        wait_until("a process has told its number", || self.0.load(std::sync::atomic::Ordering::SeqCst) != 0);
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+/// The longest that a killer waits before it strikes, in microseconds: past the end of most victims.
+const LONGEST_DELAY: u64 = 800;
+
+/// What a process that was never signalled exits with, when it is asked to.
+const UNHARMED: i32 = 42;
+
+/// One race; none if another process of the machine took the pid.
+pub(crate) fn race(
+    responder: &mut ProcessResponder,
+    action: Action,
+    by_inode: bool,
+    random: &mut Random,
+) -> Option<String> {
+    let pid = free_pid();
+    let (go, leave) = (Signal::new(), Signal::new());
+    let life = random.below(100) as u32;
+    let victim = Child::with_pid(pid, || {
+        go.receive();
+        sleep_micros(life);
+        0
+    })?;
+    let mut target = victim.target();
+    if !by_inode {
+        target = without_inode(target);
+        std::thread::sleep(Duration::from_nanos(CLOCK_TICK_NS));
+    }
+    let delay = Duration::from_micros(random.below(LONGEST_DELAY));
+    let barrier = Barrier::new(2);
+    let (result, replacement) = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            barrier.wait();
+            spin(delay);
+            let outcome = start(responder, &granted(action, target)).finish();
+            if action == Action::Stop {
+                // A stopped victim would never make place.
+                let _ = start(responder, &granted(Action::Kill, target)).finish();
+            }
+            outcome
+        });
+        barrier.wait();
+        go.send();
+        let status = victim.reap();
+        let replacement = Child::with_pid(pid, || {
+            leave.receive();
+            UNHARMED
+        });
+        assert!(matches!(status, Status::Exited(0) | Status::Killed(libc::SIGKILL)), "{status:?}");
+        (killer.join().unwrap().result, replacement)
+    });
+    let result = format!("{} {}", result.name(), result.details());
+    let replacement = replacement?;
+    assert!(replacement.is_untouched(), "the new process was signalled ({result})");
+    leave.send();
+    assert_eq!(replacement.reap(), Status::Exited(UNHARMED), "the new process was signalled ({result})");
+    go.close();
+    leave.close();
+    Some(result)
+}
+
+fn free_pid() -> i32 {
+    let child = Child::sleeping();
+    child.pid
+}
+
+/// Waits without sleeping.
+pub(crate) fn spin(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+/// Numbers that are the same in each run (a linear congruential generator).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
     }
 }

@@ -3,20 +3,20 @@
 use std::io::{IsTerminal, Write, stdout};
 
 use serde_json::json;
-use sls_actions::ProcessResponder;
-use sls_core::Capabilities;
-use sls_probe::Probe;
+use sls_core::{ActionSet, Capabilities};
+use sls_probe::{Probe, ProbeBuilder};
 
 use crate::args::{CheckArgs, Format};
 use crate::exit::{Answer, UnusablePolicies, show};
 use crate::policies::Documents;
 use crate::render;
+use crate::responders::supported;
 
 pub(crate) fn run(args: &CheckArgs, format: Option<Format>) -> anyhow::Result<Answer> {
     let json = format.unwrap_or(default_format()) == Format::Json;
     let documents = Documents::of(&args.files, args.content);
     let mut out = anstream::stdout();
-    match documents.load_for_this_host(capabilities(args.any_sensor)) {
+    match documents.load_for_this_host(capabilities(args.any_sensor, args.allow_unsafe_policies)) {
         Ok(policies) => {
             let warnings = policies.warnings();
             let (count, lists) = (policies.policies().len(), policies.lists().len());
@@ -64,13 +64,19 @@ pub(crate) fn run(args: &CheckArgs, format: Option<Format>) -> anyhow::Result<An
     Ok(Answer::Yes)
 }
 
-/// What the policies are checked against: this sensor, or any.
-fn capabilities(any_sensor: bool) -> Capabilities {
+/// What the policies are checked against: any sensor, or this one with or without probes of the user's own.
+pub(crate) fn capabilities(any_sensor: bool, unsafe_policies: bool) -> Capabilities {
     if any_sensor {
         return Capabilities::default();
     }
-    let builder = Probe::builder();
-    Capabilities::new(|kind| builder.provides(kind), ProcessResponder::ACTIONS.iter().copied().collect())
+    let builder = Probe::builder().unsafe_probes(unsafe_policies);
+    capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies)
+}
+
+/// What a probe as `builder` has it and these actions can do together.
+pub(crate) fn capabilities_of(builder: &ProbeBuilder, actions: ActionSet) -> Capabilities {
+    Capabilities::new(|kind| builder.provides(kind), actions)
+        .unavailable(|policy_type| builder.unavailable(policy_type))
 }
 
 /// `human` on a terminal, `json` elsewhere.

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sls_core::{Event, EventKind, EventSource, ProcessTable};
+use sls_core::{Event, EventKind, EventSource, Interest, ProcessTable};
 use sls_probe::Probe;
 
 use crate::args::RecordArgs;
@@ -20,7 +20,12 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<Answer> {
             EventKind::ALL.iter().filter(|kind| !builder.provides(**kind).is_empty()).map(|kind| kind.name()).collect();
         bail!("this sensor has no events of kind {kind}, only {}", offered.join(", "));
     }
-    let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
+    let mut probe = builder
+        .interest(interest(&args.kinds))
+        .load()
+        .context("cannot load the probe")?
+        .attach()
+        .context("cannot attach the probe")?;
     let until = Until::new(stopped, args.duration);
     let mut recorder = Recorder {
         kinds: &args.kinds,
@@ -36,6 +41,18 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<Answer> {
     drain(&mut probe, &mut |event| recorder.take(event))?;
     recorder.flush()?;
     Ok(Answer::Yes)
+}
+
+/// What is to be watched for these kinds; everything if there is none.
+fn interest(kinds: &[EventKind]) -> Interest {
+    if kinds.is_empty() {
+        return Interest::everything();
+    }
+    let mut interest = Interest::default();
+    for kind in kinds {
+        interest.add_kind(*kind);
+    }
+    interest
 }
 
 /// Writes events as the rules of a live sensor would see them: with their parent's program and their ancestors, which a

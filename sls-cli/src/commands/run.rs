@@ -3,31 +3,41 @@
 mod alerts;
 mod reload;
 mod resolve;
+mod trials;
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, ProcessResponder, own_ancestry};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, in_host_pid_namespace, own_ancestry};
 use sls_core::{
-    Capabilities, Engine, Event, EventKind, EventSource, GuardedPlanner, PolicySet, Responder, SourceStatus,
+    Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, PolicySet, Responder, SourceStatus,
 };
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
-use super::check::default_format;
+use self::trials::Trials;
+use super::check::{capabilities_of, default_format};
 use crate::args::{Format, RunArgs};
 use crate::config::Config;
 use crate::exit::{Answer, UnusablePolicies};
+use crate::guards;
 use crate::output::Outputs;
 use crate::policies::Documents;
+use crate::privileges;
 use crate::render;
+use crate::responders::ResponderSettings;
 
 /// How long the sensor sleeps when nothing happens, before it looks for a reload or a signal to stop.
 const IDLE_POLL: Duration = Duration::from_millis(400);
+
+/// How long the sensor reads events without a pause after a tree was killed, or something that had escaped from it. The
+/// circuit breaker keeps this from becoming the rule.
+const PURSUIT_HASTE: Duration = Duration::from_millis(100);
 
 /// How long the sensor goes on with what happened before it was told to stop. On a host that is busier than the sensor it
 /// would otherwise never end.
@@ -38,35 +48,59 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let utc_offset = time::UtcOffset::current_local_offset().map_or(0, time::UtcOffset::whole_seconds);
     init_log();
     let stopped = stop_signals()?;
+    let keep_capabilities = args.keep_capabilities;
+    // `sls rearm` sends it.
+    let rearm = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGUSR1, rearm.clone())?;
     let settings = Settings::new(args)?;
+    // Before any thread starts, each of which has capabilities of its own, and before anything is done with them: what
+    // does not work without the others does not work from the start.
+    if !keep_capabilities && let Err(error) = privileges::drop_unneeded() {
+        tracing::warn!(%error, "cannot give up the capabilities that are not needed");
+    }
     let outputs =
         Outputs::open(&settings.config.outputs, format.unwrap_or(default_format()), &settings.config.message_types)?;
 
     let host = HostInfo::read();
-    let mut responder = ProcessResponder::builder().build()?;
-    if !responder.can_act() {
+    let responders = ResponderSettings::new(&settings.config);
+    let mut responder = responders.build()?;
+    let can_act = in_host_pid_namespace()?;
+    if !can_act {
         if settings.config.require_actions {
             bail!("{NOT_IN_HOST_PID_NAMESPACE}, where actions cannot work (--require-actions)");
         }
         tracing::warn!("{NOT_IN_HOST_PID_NAMESPACE}: it sees and alerts, but no action will be successful");
     }
-    let mut builder = Probe::builder();
+    let unsafe_policies = settings.config.allow_unsafe_policies;
+    let mut builder = Probe::builder().unsafe_probes(unsafe_policies);
     if let Some(bytes) = settings.config.ring_bytes {
         builder = builder.ring_bytes(bytes);
     }
-    let capabilities = Capabilities::new(|kind| builder.provides(kind), responder.supports());
+    let capabilities = capabilities_of(&builder, responder.supports()).unsafe_policies(unsafe_policies);
     // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
     let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
+    let mut trials = Trials::new(responders, can_act && !settings.dry_run);
     let policies = settings
         .documents
         .load_for_this_host(capabilities)
         .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
     log_warnings(&policies);
+    // Before the probe sees what they do.
+    let inert = trials.of(&policies)?;
+    if settings.config.require_actions && !inert.is_empty() {
+        bail!("these actions do not work here (--require-actions): {}", inert.join("; "));
+    }
+    let interest = policies.interest();
     let mut engine = engine(policies, &settings, &host, utc_offset)?;
 
-    let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
+    let mut probe = builder
+        .interest(interest)
+        .load()
+        .context("cannot load the probe")?
+        .attach()
+        .context("cannot attach the probe")?;
     announce(&engine, &settings, &host);
-    let reloads = watch.start()?;
+    let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;
     resolver.resolve(engine.policies());
     let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
@@ -74,16 +108,22 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let until = Until::new(stopped, settings.duration);
     let show_events = settings.show_events;
     let mut losses = Losses::default();
+    let mut haste = Haste::default();
     while let Some(wait) = until.wait(IDLE_POLL) {
+        let wait = wait.min(haste.pause(engine.stats()));
         if let Ok(policies) = reloads.try_recv() {
-            engine.reload(policies);
-            resolver.resolve(engine.policies());
-            tracing::info!(
-                generation = engine.generation(),
-                policies = engine.policies().active().count(),
-                hash = engine.policies().hash(),
-                "policies reloaded"
-            );
+            // What the new policies look at is watched before they decide anything.
+            match probe.set_interest(policies.interest()) {
+                Ok(()) => reload(&mut engine, policies, &resolver),
+                Err(error) => tracing::error!(
+                    %error,
+                    "cannot watch what the new policies need: those loaded before stay in force"
+                ),
+            }
+        }
+        if rearm.swap(false, Ordering::Relaxed) {
+            engine.rearm();
+            tracing::info!("the circuit breakers are closed: policies act again");
         }
         let status = poll(&mut probe, wait, |event| {
             engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
@@ -101,14 +141,19 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
     })?;
     losses.report(engine.stats().lost, alerts.lost());
-    drop(probe);
+    // Detaching takes the kernel some seconds, for which no alert has to wait.
     alerts.finish()?;
+    drop(probe);
     let stats = engine.stats();
     tracing::info!(
         events = stats.events,
         lost = stats.lost,
         detections = stats.detections,
         actions = stats.actions,
+        breaker_trips = stats.breaker_trips,
+        breaker_held = stats.breaker_held,
+        warm_up_held = stats.warm_up_held,
+        pursued = stats.pursued,
         "stopped"
     );
     Ok(Answer::Yes)
@@ -146,6 +191,7 @@ impl Until {
 /// The configuration and the command line as one.
 struct Settings {
     config: Config,
+    config_file: Option<PathBuf>,
     documents: Documents,
     dry_run: bool,
     show_events: bool,
@@ -165,6 +211,7 @@ impl Settings {
             config.outputs = args.outputs;
         }
         config.require_actions |= args.require_actions;
+        config.allow_unsafe_policies |= args.allow_unsafe_policies;
         let content = !args.no_content && config.content.unwrap_or(true);
         if !content && config.policies.is_empty() {
             bail!("without the built-in content, --policy has to name one");
@@ -172,24 +219,43 @@ impl Settings {
         // Without policies of the operator's own, nothing may be acted upon.
         let dry_run = args.dry_run || config.dry_run || config.policies.is_empty();
         let documents = Documents { content, files: config.policies.clone() };
-        Ok(Self { config, documents, dry_run, show_events: args.show_events, duration: args.duration })
+        Ok(Self {
+            config,
+            config_file: args.config,
+            documents,
+            dry_run,
+            show_events: args.show_events,
+            duration: args.duration,
+        })
     }
 }
 
 fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset: i32) -> anyhow::Result<Engine> {
-    let mut guards = host.guards();
+    let Settings { config, config_file, documents, .. } = settings;
+    let mut guards = guards::of(config, config_file.as_deref(), &documents.files, host)?;
     for key in own_ancestry().context("cannot tell the sensor's own processes")? {
         guards = guards.protect_sensor(key, CLOCK_TICK_NS);
     }
-    let guards = settings.config.guards(guards);
     let mut engine_host = host.to_host();
     engine_host.utc_offset = utc_offset;
     let mut builder =
         Engine::builder(policies).planner(GuardedPlanner::new(guards)).host(engine_host).dry_run(settings.dry_run);
-    if let Some(limit) = settings.config.process_limit {
+    builder = builder.breaker(config.breaker.limits()).warm_up(config.warm_up.unwrap_or_default());
+    if let Some(limit) = config.process_limit {
         builder = builder.process_limit(limit);
     }
     Ok(builder.build())
+}
+
+fn reload(engine: &mut Engine, policies: PolicySet, resolver: &resolve::Resolver) {
+    engine.reload(policies);
+    resolver.resolve(engine.policies());
+    tracing::info!(
+        generation = engine.generation(),
+        policies = engine.policies().active().count(),
+        hash = engine.policies().hash(),
+        "policies reloaded"
+    );
 }
 
 /// Says in one line what runs here.
@@ -238,6 +304,27 @@ pub(crate) fn drain(probe: &mut Probe, handle: &mut dyn FnMut(&mut Event)) -> an
 
 fn poll(probe: &mut Probe, timeout: Duration, mut handle: impl FnMut(&mut Event)) -> anyhow::Result<SourceStatus> {
     probe.poll(timeout, &mut handle).map_err(anyhow::Error::from_boxed).context("the probe failed")
+}
+
+/// When the sensor must not rest between its looks at the ring: what escapes from a killed tree may live for a millisecond, and
+/// leave another behind.
+#[derive(Default)]
+struct Haste {
+    seen: u64,
+    until: Option<Instant>,
+}
+
+impl Haste {
+    /// How long to wait for events at most.
+    fn pause(&mut self, stats: EngineStats) -> Duration {
+        let seen = stats.pursuits + stats.pursued;
+        if seen > self.seen {
+            self.seen = seen;
+            self.until = Some(Instant::now() + PURSUIT_HASTE);
+        }
+        self.until.take_if(|until| Instant::now() >= *until);
+        if self.until.is_some() { Duration::ZERO } else { IDLE_POLL }
+    }
 }
 
 /// Says what was lost, when it happens and not again and again.

@@ -50,9 +50,14 @@ impl AlertContext {
         metadata.insert("policy_generation".into(), self.generation.to_string());
     }
 
-    fn alert_uuid(&mut self, event: &Event, policy: &Policy) -> Uuid {
+    /// The number of the next alert.
+    pub(crate) fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
-        let name = format!("alert {} {} {} {}", self.sequence, event.time, event.process, policy.name);
+        self.sequence
+    }
+
+    pub(crate) fn alert_uuid(&self, sequence: u64, event: &Event, policy: &Policy) -> Uuid {
+        let name = format!("alert {sequence} {} {} {}", event.time, event.process, policy.name);
         Uuid::new_v5(&self.host.session, name.as_bytes())
     }
 
@@ -74,13 +79,15 @@ pub(crate) struct Finding<'a> {
     /// Whether a renamed or linked file was looked at under its new name.
     pub(crate) new_name: bool,
     pub(crate) message_type: Option<MessageType>,
+    /// Number of the alert.
+    pub(crate) sequence: u64,
     pub(crate) lost_events: u64,
 }
 
 /// Makes the alert of a finding, without outcomes of actions.
 pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTable, finding: &Finding<'_>) -> Alert {
-    let Finding { event, policy, rule, uncertain, new_name, message_type, lost_events } = *finding;
-    let uuid = context.alert_uuid(event, policy);
+    let Finding { event, policy, rule, uncertain, new_name, message_type, sequence, lost_events } = *finding;
+    let uuid = context.alert_uuid(sequence, event, policy);
     let group = processes.alert_group(event.process).unwrap_or_else(|| {
         processes.set_alert_group(event.process, uuid);
         uuid
@@ -117,6 +124,7 @@ pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTab
         notifications: vec![detection],
         alert_labels: policy.alert_labels.clone(),
         uncertain: uncertain.iter().map(Field::name).collect(),
+        untrusted: event.untrusted().iter().map(Field::name).collect(),
         lost_events,
     }
 }
@@ -223,6 +231,13 @@ fn file_info(event: &Event) -> Option<FileInfo> {
     };
     let new_path = texts.text("new_path", event.value(Field::NewFilePath));
     info.new_path = (!new_path.is_empty()).then_some(new_path);
+    // Elsewhere it is the path itself.
+    if !event.text(Field::ContainerId).is_empty() {
+        let host = texts.text("host_path", event.value(Field::HostFilePath));
+        let new_host = texts.text("new_host_path", event.value(Field::NewHostFilePath));
+        info.host_path = (!host.is_empty()).then_some(host);
+        info.new_host_path = (!new_host.is_empty()).then_some(new_host);
+    }
     info.truncated = texts.truncated;
     Some(info)
 }
@@ -236,6 +251,7 @@ fn network_info(event: &Event) -> Option<NetworkInfo> {
         local_port: event.number(Field::LocalPort),
         inbound_host: host(event, Field::InboundHost),
         inbound_port: event.number(Field::InboundPort),
+        socket_path: name(event, Field::SocketPath),
     })
 }
 

@@ -24,6 +24,14 @@ fn what_happened(policy: &Policy, event: &Event) -> String {
             None => format!("{program} was executed"),
         },
         PolicyType::InteractiveShell => format!("{program} was started as an interactive shell"),
+        PolicyType::Connect | PolicyType::NetworkService if !event.text(Field::SocketPath).is_empty() => {
+            let done = match event.kind {
+                EventKind::Listen => "listens on",
+                EventKind::Accept => "accepted a connection to",
+                _ => "connected to",
+            };
+            format!("{program} {done} the socket \"{}\"", text(event, Field::SocketPath))
+        }
         PolicyType::Connect => {
             format!("{program} connected to {}", address(event, Field::RemoteHost, Field::RemotePort))
         }

@@ -46,6 +46,7 @@ struct EventVisitor<'e> {
     own_seen: u32,
     fields_seen: FieldSet,
     truncated: FieldSet,
+    untrusted: FieldSet,
     unknown: FieldSet,
     // The value given for `eventType`, which follows from the kind.
     claimed_type: Option<&'static str>,
@@ -62,6 +63,7 @@ impl<'e> EventVisitor<'e> {
             own_seen: 0,
             fields_seen: FieldSet::EMPTY,
             truncated: FieldSet::EMPTY,
+            untrusted: FieldSet::EMPTY,
             unknown: FieldSet::EMPTY,
             claimed_type: None,
             skipped: 0,
@@ -86,12 +88,14 @@ impl<'e> EventVisitor<'e> {
             OwnKey::CreatorStart => self.event.creator.start = value.number(name, u64::MAX)?,
             OwnKey::PidfdInode => self.event.pidfd_inode = Some(value.number(name, u64::MAX)?),
             OwnKey::CgroupId => self.event.cgroup_id = Some(value.number(name, u64::MAX)?),
+            OwnKey::ContainerCgroupId => self.event.container_cgroup_id = Some(value.number(name, u64::MAX)?),
             OwnKey::PidNamespace => self.event.pid_namespace = Some(value.small_number(name)?),
             OwnKey::MountNamespace => self.event.mount_namespace = Some(value.small_number(name)?),
             OwnKey::KernelThread => self.event.kernel_thread = value.bool(name)?,
             OwnKey::ExitStatus => self.event.exit_status = Some(value.small_number(name)?),
             OwnKey::Truncated => self.truncated = self.field_names(name, value)?,
             OwnKey::Unknown => self.unknown = self.field_names(name, value)?,
+            OwnKey::Untrusted => self.untrusted = self.field_names(name, value)?,
             OwnKey::Lost => self.event.lost = value.number(name, u64::MAX)?,
         }
         Ok(())
@@ -186,6 +190,9 @@ impl<'e> EventVisitor<'e> {
         }
         for field in self.unknown.iter() {
             self.event.mark_unknown(field);
+        }
+        for field in self.untrusted.iter() {
+            self.event.mark_untrusted(field);
         }
         Ok(self.skipped)
     }

@@ -10,7 +10,9 @@ use crate::event::{Event, EventKind, Value};
 use crate::schema::Field;
 
 /// Operations after which a file's content, or the name of a file with new content, is another.
-const CHANGES: &[&[u8]] = &[b"CREATE", b"OPEN_WRITE", b"WRITE", b"TRUNCATE", b"RENAME", b"LINK"];
+pub(crate) const CHANGES: &[&str] = &["CREATE", "OPEN_WRITE", WRITE, "TRUNCATE", "RENAME", "LINK"];
+
+const WRITE: &str = "WRITE";
 
 /// Changed files by identity and by path, the latest change last. Both, for a source may not know the one, and a script
 /// has only the other.
@@ -71,10 +73,10 @@ impl ChangedFiles {
         let operation = match event.value(Field::FileOperation) {
             Value::Text { bytes, .. } => bytes,
             // Better one file too many.
-            Value::Unknown => b"WRITE",
+            Value::Unknown => WRITE.as_bytes(),
             _ => return 0,
         };
-        if !CHANGES.contains(&operation) {
+        if !CHANGES.iter().any(|change| change.as_bytes() == operation) {
             return 0;
         }
         let by_path = path(event, hasher, Field::FilePath);

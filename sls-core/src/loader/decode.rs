@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::object::{Attributes, unique_keys};
 use super::yaml::{Entry, Node, Place, Yaml};
-use crate::action::{Action, ActionSet};
+use crate::action::{Action, ActionSet, MAX_CUSTOM_ACTIONS};
 use crate::capabilities::Capabilities;
 use crate::check::{Checker, parse_network};
 use crate::diagnostic::{Code, Diagnostics, Severity, Span};
@@ -18,6 +18,7 @@ use crate::limits::Limits;
 use crate::list::{Entries, HostName, Hosts, Lineage, List, ListType, is_domain_name};
 use crate::pattern::Pattern;
 use crate::policy::{Confidence, OnUnknown, Policy, PolicyType, Priority};
+use crate::probe_argument::{MAX_PROBE_ARGUMENTS, ProbeArgument, ProbePlace};
 use crate::rule::Rule;
 use crate::schema::{FieldSet, Offered};
 use crate::syntax::parse_rule;
@@ -43,7 +44,7 @@ pub(super) fn decode_policy(
 ) -> Option<Policy> {
     let name = context.name;
     let mut attributes = Attributes::new(entries, POLICY_KEY_NAMES, diagnostics);
-    let policy_type = policy_type(&mut attributes, context.capabilities)?;
+    let policy_type = policy_type(&mut attributes, context)?;
     keys_fit(&mut attributes, policy_type, &context.key.place);
     check_silenced(&mut attributes);
     let options = options(&mut attributes, policy_type);
@@ -137,7 +138,7 @@ fn options(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType) -> Type
         PolicyType::Kprobe | PolicyType::Uprobe => TypeOptions::Probe {
             symbol: attributes.string("symbol").unwrap_or_default().to_owned(),
             executable: attributes.string("executable").map(str::to_owned),
-            arguments: string_map(attributes, "arguments"),
+            arguments: probe_arguments(attributes),
         },
         _ => TypeOptions::None,
     }
@@ -158,19 +159,22 @@ fn on_unknown(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType) -> O
     on_unknown.or(attributes.bool("alertOnIncompleteData").map(older)).unwrap_or(OnUnknown::Alert)
 }
 
-fn policy_type(attributes: &mut Attributes<'_, '_>, capabilities: &Capabilities) -> Option<PolicyType> {
+fn policy_type(attributes: &mut Attributes<'_, '_>, context: &PolicyContext<'_>) -> Option<PolicyType> {
+    let PolicyContext { name, capabilities, .. } = *context;
     let names = PolicyType::ALL.iter().map(|value| value.name());
     let policy_type = attributes.name("policy", names, PolicyType::from_name)?;
-    let entry = attributes.get("policy")?;
-    let missing = if !capabilities.allows_type(policy_type) {
+    let place = &attributes.get("policy")?.value.place;
+    let diagnostic = if !capabilities.allows_type(policy_type) {
         let what = "put probes of their own into the kernel or into programs, which this sensor does not allow";
-        format!("policies of type `{policy_type}` {what}")
+        place.error(Code::Unsupported, format!("policies of type `{policy_type}` {what}"))
     } else if !capabilities.offers_type(policy_type) {
-        format!("this sensor does not see what raises policies of type `{policy_type}`: {}", policy_type.meaning())
+        let raises = format!("what raises policies of type `{policy_type}`: {}", policy_type.meaning());
+        let message = format!("nothing would raise `{name}`: this sensor does not see {raises}");
+        place.error(Code::Unsupported, message).label(capabilities.why_unavailable(policy_type).unwrap_or_default())
     } else {
         return Some(policy_type);
     };
-    attributes.diagnostics.push(entry.value.place.error(Code::Unsupported, missing));
+    attributes.diagnostics.push(diagnostic);
     None
 }
 
@@ -184,29 +188,30 @@ fn actions(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, capabil
         attributes.diagnostics.push(diagnostic);
     }
     let mut set = ActionSet::EMPTY;
-    let mut add = |attributes: &mut Attributes<'_, '_>, text: &str, node: &Node| match Action::from_token(text) {
-        Some(action) if action.fits(policy_type) => {
-            if !capabilities.offers_action(action) {
-                let message = format!("this sensor cannot carry out the action `{action}`");
-                attributes.diagnostics.push(node.place.error(Code::Unsupported, message));
+    let mut add =
+        |attributes: &mut Attributes<'_, '_>, text: &str, node: &Node| match capabilities.actions().named(text) {
+            Some(action) if action.fits(policy_type) => {
+                if !capabilities.offers_action(action) {
+                    let message = format!("this sensor cannot carry out the action `{action}`");
+                    attributes.diagnostics.push(node.place.error(Code::Unsupported, message));
+                }
+                if !set.insert(action) {
+                    let message =
+                        format!("a policy can have {MAX_CUSTOM_ACTIONS} actions that SLS does not have itself");
+                    attributes.diagnostics.push(node.place.error(Code::Unsupported, message));
+                }
             }
-            set.insert(action);
-        }
-        Some(action) => {
-            let message = format!("policies of type `{policy_type}` cannot have the action `{action}`");
-            let fitting: Vec<_> = Action::ALL
-                .iter()
-                .filter(|action| action.fits(policy_type))
-                .map(|action| format!("`{action}`"))
-                .collect();
-            let help = format!("they can have {}", fitting.join(", "));
-            attributes.diagnostics.push(node.place.error(Code::WrongAction, message).help(help));
-        }
-        None => {
-            let fitting = Action::ALL.iter().filter(|action| action.fits(policy_type)).map(|action| action.token());
-            attributes.unknown_name(&format!("unknown action `{text}`"), text, node, fitting);
-        }
-    };
+            Some(action) => {
+                let message = format!("policies of type `{policy_type}` cannot have the action `{action}`");
+                let fitting: Vec<_> = fitting(policy_type, capabilities).map(|action| format!("`{action}`")).collect();
+                let help = format!("they can have {}", fitting.join(", "));
+                attributes.diagnostics.push(node.place.error(Code::WrongAction, message).help(help));
+            }
+            None => {
+                let fitting = fitting(policy_type, capabilities).map(Action::token);
+                attributes.unknown_name(&format!("unknown action `{text}`"), text, node, fitting);
+            }
+        };
     if attributes.get("responseActions").is_some() {
         for (text, node) in attributes.strings("responseActions") {
             add(attributes, text, node);
@@ -220,6 +225,40 @@ fn actions(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, capabil
         set.insert(Action::Alert);
     }
     set
+}
+
+/// The actions that policies of the type can have.
+fn fitting(policy_type: PolicyType, capabilities: &Capabilities) -> impl Iterator<Item = Action> + Clone {
+    let custom = capabilities.actions().iter().filter(|action| matches!(action, Action::Custom(_)));
+    Action::ALL.iter().copied().chain(custom).filter(move |action| action.fits(policy_type))
+}
+
+/// `arguments`: each is something that can be fetched, and all at the same place.
+fn probe_arguments(attributes: &mut Attributes<'_, '_>) -> BTreeMap<String, String> {
+    let texts = string_map(attributes, "arguments");
+    let Some(entry) = attributes.get("arguments") else { return texts };
+    if texts.len() > MAX_PROBE_ARGUMENTS {
+        let message = format!("too many arguments: a probe can have {MAX_PROBE_ARGUMENTS}");
+        attributes.diagnostics.push(entry.key.place.error(Code::Limit, message));
+    }
+    let Yaml::Mapping(entries) = &entry.value.value else { return texts };
+    let (mut at_entry, mut at_return) = (false, false);
+    for Entry { key, value } in entries {
+        let (Yaml::Scalar { text: name, .. }, Yaml::Scalar { text, .. }) = (&key.value, &value.value) else { continue };
+        match text.parse::<ProbeArgument>() {
+            Ok(argument) if argument.place == ProbePlace::Return => at_return = true,
+            Ok(_) => at_entry = true,
+            Err(error) => {
+                let message = format!("the argument `{name}` cannot be fetched: {error}");
+                attributes.diagnostics.push(value.place.error(Code::WrongType, message));
+            }
+        }
+    }
+    if at_entry && at_return {
+        let message = "what a function returns cannot be had together with its arguments, which are gone by then";
+        attributes.diagnostics.push(entry.key.place.error(Code::Conflict, message));
+    }
+    texts
 }
 
 fn string_map(attributes: &mut Attributes<'_, '_>, name: &str) -> BTreeMap<String, String> {

@@ -6,7 +6,7 @@ use saphyr_parser::ScalarStyle;
 use serde_json::{Map, Value};
 
 use super::{Expected, Names, PolicyTests, Test, refused};
-use crate::action::Action;
+use crate::action::{Action, ActionSet};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, nearest};
 use crate::event::Event;
 use crate::event_json::{EventError, UnknownKeys};
@@ -35,7 +35,12 @@ fn start_of(pid: u64) -> u64 {
     pid.saturating_add(1).saturating_mul(STEP)
 }
 
-pub(super) fn read(name: &str, bytes: Vec<u8>, limits: &Limits) -> Result<PolicyTests, Diagnostics> {
+pub(super) fn read(
+    name: &str,
+    bytes: Vec<u8>,
+    limits: &Limits,
+    actions: ActionSet,
+) -> Result<PolicyTests, Diagnostics> {
     let root = loader::read(name, bytes, limits)?;
     let mut diagnostics = Diagnostics::limited(limits.diagnostics);
     let entries = mapping("a file of tests", &root, &mut diagnostics).unwrap_or_default();
@@ -46,7 +51,7 @@ pub(super) fn read(name: &str, bytes: Vec<u8>, limits: &Limits) -> Result<Policy
         file.required("tests", &root.place.first_line());
     }
     let nodes = file.sequence("tests", "a sequence of tests");
-    let mut reader = Reader { limits, events: 0, bytes: 0, defaults: Map::new(), default_bytes: 0 };
+    let mut reader = Reader { limits, actions, events: 0, bytes: 0, defaults: Map::new(), default_bytes: 0 };
     if let Some(entry) = file.get("defaults") {
         reader.set_defaults(&entry.value, file.diagnostics);
     }
@@ -95,6 +100,8 @@ fn only(attributes: &mut Attributes<'_, '_>) -> Option<Names> {
 
 struct Reader<'l> {
     limits: &'l Limits,
+    /// What policies may have beside SLS's own actions.
+    actions: ActionSet,
     /// Events so far.
     events: usize,
     /// Bytes of the defaults, counted for each event that has them.
@@ -133,7 +140,7 @@ impl Reader<'_> {
         let mut places = HashMap::new();
         let mut expect = Vec::new();
         for node in expected {
-            let Some(expected) = expectation(node, diagnostics) else { continue };
+            let Some(expected) = expectation(node, self.actions, diagnostics) else { continue };
             let name = &expected.policy;
             if let Some(first) = places.insert(name.clone(), expected.place.line()) {
                 let message = format!("the response of `{name}` is given twice");
@@ -320,12 +327,12 @@ fn to_json(node: &Node) -> Value {
 }
 
 /// One entry of `expect`.
-fn expectation(node: &Node, diagnostics: &mut Diagnostics) -> Option<Expected> {
+fn expectation(node: &Node, known: ActionSet, diagnostics: &mut Diagnostics) -> Option<Expected> {
     let entries = mapping("an expected response", node, diagnostics)?;
     let mut attributes = Attributes::new(&entries, EXPECTED_KEYS, diagnostics);
     let policy = attributes.required("policy", &node.place.first_line());
     let matched_rule = attributes.string("matchedRule").map(|rule| rule.trim().to_owned());
-    let actions = attributes.get("actions").map(|_| actions(&mut attributes));
+    let actions = attributes.get("actions").map(|_| actions(&mut attributes, known));
     let uncertain = attributes.get("uncertain").map(|_| uncertain(&mut attributes));
     let names = OUTCOMES.iter().copied();
     let outcome = attributes.name("outcome", names, |text| OUTCOMES.iter().copied().find(|name| *name == text));
@@ -355,7 +362,7 @@ fn uncertain(attributes: &mut Attributes<'_, '_>) -> BTreeSet<&'static str> {
 }
 
 /// The actions as [`super::actions`] names them: `kill`, or `kill: refused`.
-fn actions(attributes: &mut Attributes<'_, '_>) -> BTreeSet<String> {
+fn actions(attributes: &mut Attributes<'_, '_>, known: ActionSet) -> BTreeSet<String> {
     let mut actions = BTreeSet::new();
     for item in attributes.sequence("actions", "a sequence of actions") {
         let (token, refusal) = match &item.value {
@@ -363,8 +370,9 @@ fn actions(attributes: &mut Attributes<'_, '_>) -> BTreeSet<String> {
             _ => (item, None),
         };
         let Some(text) = attributes.string_in("actions", token) else { continue };
-        let Some(action) = Action::from_token(text) else {
-            let names = Action::ALL.iter().map(|action| action.token());
+        let Some(action) = known.named(text) else {
+            let custom = known.iter().filter(|action| matches!(action, Action::Custom(_)));
+            let names = Action::ALL.iter().copied().chain(custom).map(Action::token);
             attributes.unknown_name(&format!("unknown action `{text}`"), text, token, names);
             continue;
         };

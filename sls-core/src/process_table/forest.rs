@@ -140,6 +140,12 @@ impl Forest {
         std::iter::successors(present(index), move |index| present(self[*index].parent))
     }
 
+    /// Those that descend directly from `index`.
+    pub(super) fn children(&self, index: u32) -> impl Iterator<Item = u32> {
+        let present = |index: u32| (index != NIL).then_some(index);
+        std::iter::successors(present(self[index].first_child), move |child| present(self[*child].next_sibling))
+    }
+
     /// The entry of `key`. A start time that one of both does not know is not compared.
     pub(super) fn find(&self, key: ProcessKey) -> Option<u32> {
         if key.start != 0

@@ -38,12 +38,31 @@ const NUMBERS: [Field; 7] =
     [Field::ProgramInode, Field::ProgramDevice, Field::Uid, Field::Gid, Field::Euid, Field::Egid, Field::LoginUid];
 const REPLACED_NUMBERS: usize = 2;
 
+/// The truth values that are kept. An exec replaces them all.
+const BOOLS: [Field; 2] = [Field::ProgramIsMemfd, Field::ProgramIsDeleted];
+
+/// What events of the process are told about its program.
+pub(crate) const OF_PROGRAM: [Field; 10] = [
+    Field::ProgramName,
+    Field::InvokedName,
+    Field::ScriptName,
+    Field::ProgramArguments,
+    Field::ProgramDirectory,
+    Field::Terminal,
+    Field::ProgramInode,
+    Field::ProgramDevice,
+    Field::ProgramIsMemfd,
+    Field::ProgramIsDeleted,
+];
+
 #[derive(Debug, Default)]
 pub(super) struct ProcessImage {
     bytes: Box<[u8]>,
     ends: [u32; TEXTS.len()],
     argument_ends: Box<[u16]>,
     numbers: [u64; NUMBERS.len()],
+    /// Those of [`BOOLS`] that are true.
+    truths: FieldSet,
     present: FieldSet,
     truncated: FieldSet,
     unknown: FieldSet,
@@ -96,9 +115,31 @@ impl ProcessImage {
         if let Some(slot) = NUMBERS.iter().position(|number| *number == field) {
             return Value::Number(self.numbers[slot]);
         }
+        if BOOLS.contains(&field) {
+            return Value::Bool(self.truths.contains(field));
+        }
         match TEXTS.iter().position(|text| *text == field) {
             Some(slot) => Value::Text { bytes: self.text(slot), truncated: self.truncated.contains(field) },
             None => Value::Absent,
+        }
+    }
+
+    /// Gives an event of the process what it lacks about the program.
+    pub(super) fn describe(&self, event: &mut Event) {
+        for field in OF_PROGRAM {
+            if event.value(field) != Value::Absent {
+                continue;
+            }
+            match self.value(field) {
+                // Each by itself.
+                Value::Text { truncated, .. } if field == Field::ProgramArguments => {
+                    event.set_arguments(self.arguments());
+                    if truncated {
+                        event.mark_truncated(field);
+                    }
+                }
+                value => event.set_value(field, value),
+            }
         }
     }
 
@@ -146,7 +187,11 @@ impl ProcessImage {
             Some(number) => !self.present.contains(*field) || self.numbers[slot] != number,
             None => false,
         };
-        TEXTS.iter().enumerate().any(text) || NUMBERS.iter().enumerate().any(number)
+        let truth = |field: &Field| match event.value(*field) {
+            Value::Bool(truth) => !self.present.contains(*field) || self.truths.contains(*field) != truth,
+            _ => false,
+        };
+        TEXTS.iter().enumerate().any(text) || NUMBERS.iter().enumerate().any(number) || BOOLS.iter().any(truth)
     }
 
     /// The text that an event has, as much as is kept of it.
@@ -217,6 +262,19 @@ impl ProcessImage {
                 }
             }
         }
+        for field in BOOLS {
+            match event.value(field) {
+                Value::Bool(truth) => {
+                    image.present.insert(field);
+                    if truth {
+                        image.truths.insert(field);
+                    }
+                }
+                Value::Unknown => image.unknown.insert(field),
+                _ if exec => {}
+                _ => image.keep(self, field),
+            }
+        }
         image.stored.0.fetch_add(bytes.len(), Ordering::Relaxed);
         image.bytes = bytes.into_boxed_slice();
         image
@@ -227,6 +285,7 @@ impl ProcessImage {
             (&mut self.present, from.present),
             (&mut self.truncated, from.truncated),
             (&mut self.unknown, from.unknown),
+            (&mut self.truths, from.truths),
         ] {
             if from.contains(field) {
                 to.insert(field);

@@ -182,9 +182,44 @@ fn what_the_event_has_is_left_alone() {
     let mut event = event(EventKind::File, key(10, 100), key(7, 7));
     event.set_text(Field::ParentProgramName, b"/recorded").mark_unknown(Field::ParentProgramArguments);
     event.set_ancestors([&b"/also recorded"[..]]);
+    event.set_text(Field::ProgramName, b"/told");
     let before = event.to_json();
     table.enrich(&mut event);
     assert_eq!(event.to_json(), before);
+}
+
+#[test]
+fn other_events_are_told_of_their_program() {
+    let mut table = table(10);
+    let mut exec = named(EventKind::Exec, key(10, 100), INIT, "/bin/sh");
+    exec.set_arguments([&b"sh"[..], b"-c", b""])
+        .set_bool(Field::ProgramIsMemfd, true)
+        .set_number(Field::ProgramInode, 7);
+    table.observe(&exec);
+    let mut opened = event(EventKind::File, key(10, 100), NONE);
+    table.enrich(&mut opened);
+    assert_eq!(opened.text(Field::ProgramName), b"/bin/sh");
+    assert_eq!(opened.arguments().collect::<Vec<_>>(), [&b"sh"[..], b"-c", b""]);
+    assert_eq!(opened.value(Field::ProgramIsMemfd), Value::Bool(true));
+    assert_eq!(opened.number(Field::ProgramInode), Some(7));
+    assert_eq!(opened.value(Field::ScriptName), Value::Absent);
+    // A child is what its parent is, until it executes something.
+    table.observe(&event(EventKind::Fork, key(11, 110), key(10, 100)));
+    let mut connects = event(EventKind::Connect, key(11, 110), NONE);
+    table.enrich(&mut connects);
+    assert_eq!(connects.value(Field::ProgramIsMemfd), Value::Bool(true));
+    table.observe(&named(EventKind::Exec, key(11, 110), key(10, 100), "/bin/true"));
+    let mut connects = event(EventKind::Connect, key(11, 110), NONE);
+    table.enrich(&mut connects);
+    assert_eq!(connects.value(Field::ProgramIsMemfd), Value::Absent);
+    assert_eq!(connects.text(Field::ProgramName), b"/bin/true");
+    // Of who was never told of, nothing is known; what has no process has no program.
+    let mut stranger = event(EventKind::File, key(99, 9), NONE);
+    table.enrich(&mut stranger);
+    assert_eq!(stranger.value(Field::ProgramName), Value::Unknown);
+    let mut nobody = event(EventKind::File, NONE, NONE);
+    table.enrich(&mut nobody);
+    assert_eq!(nobody.value(Field::ProgramName), Value::Absent);
 }
 
 #[test]

@@ -1,20 +1,106 @@
 //! What the tests share. All of them watch real processes on the running kernel, and need root.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//!
+//! # Tests that a kernel cannot pass
+//!
+//! The same tests run under many kernels (`.ci/lab/README.md`). What a kernel does not have is no failure, and no success
+//! either: the test says so with [`not_offered`] and returns.
+//!
+//! ```ignore
+//! #[test]
+//! fn what_io_uring_opens_is_seen() {
+//!     if !offers(HookFamily::Trampoline) {
+//!         return;
+//!     }
+//!     let Some(ring) = io_uring() else {
+//!         return not_offered("io_uring", "CONFIG_IO_URING, kernel.io_uring_disabled=0");
+//!     };
+//! ```
+//!
+//! The lab shows such a test with its reason, and fails if the kernel should have what the test misses: everything that a
+//! kernel of the matrix does not offer is listed in `.ci/lab/not-offered`. So a test looks for what it needs itself
+//! (is there the file, does the call answer `ENOSYS`?) and never asks for a version of the kernel. A test that can show
+//! something, but not all, says so with [`without`] and goes on.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use sls_core::{Event, EventKind, EventSource, Field, Value};
-use sls_probe::{Probe, ProbeBuilder};
+use sls_core::{Event, EventKind, EventSource, Field, ProcessKey, Value};
+use sls_probe::{HookFamily, Probe, ProbeBuilder};
 
 /// Names the part that a test binary plays when a test runs it as a child.
 const ROLE: &str = "SLS_PROBE_TEST_ROLE";
 
 /// Nothing takes that long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) fn patience() -> Duration {
+    Duration::from_secs(if emulated() { 120 } else { 30 })
+}
+
+/// Whether an emulated processor runs this, many times slower than a real one: nothing can be said about short times.
+pub(crate) fn emulated() -> bool {
+    std::env::var_os("SLS_LAB_EMULATED").is_some()
+}
+
+/// A kernel module that fits the running kernel and that nothing uses, to be loaded and removed again.
+pub(crate) fn spare_module() -> Option<PathBuf> {
+    let module = std::env::var_os("SLS_LAB_MODULE").map(PathBuf::from);
+    if module.is_none() {
+        not_offered("module", "a spare module, $SLS_LAB_MODULE");
+    }
+    module
+}
+
+/// Says that the running kernel lacks what this test is about; the test returns after it.
+///
+/// `hook` is a short name for what is missing, without white space and the same wherever it is missing; `option` says what
+/// would bring it: the kernel's build option, version, boot parameter or module.
+pub(crate) fn not_offered(hook: &str, option: &str) {
+    assert!(!hook.is_empty() && !hook.contains(char::is_whitespace), "{hook:?} is no name");
+    println!("\nnot offered: {hook} ({option})");
+}
+
+/// Says that the test goes on without a part of it, because the running kernel lacks `hook`, as in [`not_offered`]. `part` is
+/// what is not shown then.
+pub(crate) fn without(hook: &str, part: &str) {
+    assert!(!hook.is_empty() && !hook.contains(char::is_whitespace), "{hook:?} is no name");
+    println!("\nwithout: {hook} ({part})");
+}
+
+/// Whether the running kernel has hooks of `family`. Says that it does not if so.
+pub(crate) fn offers(family: HookFamily) -> bool {
+    let offered = family.works();
+    if !offered {
+        let option = match family {
+            HookFamily::Trampoline => "CONFIG_FUNCTION_TRACER, CONFIG_BPF_JIT, BPF trampolines",
+            HookFamily::Kprobe => "CONFIG_KPROBES, CONFIG_KPROBE_EVENTS",
+            _ => "BPF tracepoints",
+        };
+        not_offered(family.name(), option);
+    }
+    offered
+}
+
+/// The family of hooks to test: the one that is named in the environment, else the best.
+pub(crate) fn family() -> HookFamily {
+    match std::env::var("SLS_PROBE_HOOKS") {
+        Ok(name) => HookFamily::from_name(&name).unwrap_or_else(|| panic!("no hooks are called {name}")),
+        Err(_) => HookFamily::detect(),
+    }
+}
+
+/// What says in which container an event happened.
+pub(crate) const IDENTITY: [Field; 6] = [
+    Field::ContainerId,
+    Field::ContainerName,
+    Field::ImageName,
+    Field::ImageId,
+    Field::KubernetesPod,
+    Field::KubernetesNamespace,
+];
 
 /// A probe and everything that it said.
 pub(crate) struct Watch {
@@ -37,7 +123,7 @@ impl Watch {
 
     /// Polls until `done`, or panics.
     pub(crate) fn until(&mut self, what: &str, mut done: impl FnMut(&[Event]) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         while !done(&self.events) {
             assert!(Instant::now() < deadline, "waited in vain for {what}; saw {} events", self.events.len());
             self.poll(Duration::from_millis(100));
@@ -80,6 +166,18 @@ impl Watch {
 
 pub(crate) fn has(events: &[Event], pid: u32, kind: EventKind) -> bool {
     events.iter().rev().any(|event| event.process.pid == pid && event.kind == kind)
+}
+
+/// A process and all that it and its own have made, as far as `events` tell.
+pub(crate) fn descendants(events: &[Event], root: u32) -> HashSet<ProcessKey> {
+    let mut family = HashSet::new();
+    for event in events.iter().filter(|event| event.kind == EventKind::Fork) {
+        let creator = if event.creator == ProcessKey::default() { event.parent } else { event.creator };
+        if event.process.pid == root || family.contains(&creator) {
+            family.insert(event.process);
+        }
+    }
+    family
 }
 
 /// A child that does not survive its test.

@@ -10,6 +10,7 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 use sls_core::{Capabilities, PolicySet};
 
+use super::trials::Trials;
 use crate::exit::show;
 use crate::policies::Documents;
 
@@ -33,13 +34,13 @@ impl Watch {
     }
 
     /// Starts looking; every set that loads is sent. One that does not is explained, and the policies stay as they are.
-    pub(super) fn start(self) -> anyhow::Result<Receiver<PolicySet>> {
+    pub(super) fn start(self, trials: Trials) -> anyhow::Result<Receiver<PolicySet>> {
         let (reloads, receiver) = bounded(1);
-        std::thread::Builder::new().name("sls-reload".into()).spawn(move || self.run(&reloads))?;
+        std::thread::Builder::new().name("sls-reload".into()).spawn(move || self.run(&reloads, trials))?;
         Ok(receiver)
     }
 
-    fn run(mut self, reloads: &Sender<PolicySet>) {
+    fn run(mut self, reloads: &Sender<PolicySet>, mut trials: Trials) {
         let mut last = self.seen.clone();
         loop {
             std::thread::sleep(INTERVAL);
@@ -55,6 +56,9 @@ impl Watch {
             match self.documents.load_for_this_host(self.capabilities.clone()) {
                 Ok(policies) => {
                     super::log_warnings(&policies);
+                    if let Err(error) = trials.of(&policies) {
+                        tracing::error!("cannot try the actions of the new policies: {error:#}");
+                    }
                     if reloads.send(policies).is_err() {
                         return;
                     }
