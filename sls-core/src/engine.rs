@@ -10,10 +10,11 @@ use uuid::Uuid;
 use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, PlannedAction};
 use crate::alert::{Alert, AlertContext, Finding, build_alert};
 use crate::breaker::BreakerLimits;
-use crate::evaluate::{Decision, Matcher, TreeMatcher};
+use crate::evaluate::{Decision, Matcher};
 use crate::event::{Event, EventKind};
 use crate::explain::{Explanation, explain};
 use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
+use crate::matcher::CompiledMatcher;
 use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan, PlanContext};
 use crate::plugin::{ActionContext, Confirmation, Execution, Responder};
 use crate::policy::{Policy, PolicySet};
@@ -66,7 +67,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Replaces the matcher; the default is a [`TreeMatcher`].
+    /// Replaces the matcher; the default is a [`CompiledMatcher`].
     #[must_use]
     pub fn matcher(mut self, factory: impl Fn(Arc<PolicySet>) -> Box<dyn Matcher> + Send + 'static) -> Self {
         self.factory = Box::new(factory);
@@ -252,7 +253,7 @@ impl Engine {
         EngineBuilder {
             policies: policies.into(),
             planner: Arc::new(GuardedPlanner::default()),
-            factory: Box::new(|policies| Box::new(TreeMatcher::new(policies))),
+            factory: Box::new(|policies| Box::new(CompiledMatcher::new(policies))),
             host: Host::default(),
             dry_run: false,
             process_limit: DEFAULT_PROCESS_LIMIT,

@@ -25,6 +25,7 @@ mod limits;
 mod lint;
 mod list;
 mod loader;
+mod matcher;
 mod pattern;
 mod planner;
 mod plugin;
@@ -67,6 +68,7 @@ pub use keys::{KeyKind, KeySpec, LIST_KEYS, OVERRIDE_KEYS, POLICY_KEYS};
 pub use limits::Limits;
 pub use list::{HostName, List, ListType, MAX_HOST_ADDRESSES};
 pub use loader::PolicyLoader;
+pub use matcher::CompiledMatcher;
 pub use planner::{ActionPlanner, GuardedPlanner, MAX_ACTIONS, MessageType, Plan, PlanContext};
 pub use plugin::{
     ActionContext, AlertSink, BoxError, Confirmation, EventSource, Execution, Protection, Responder, SourceStatus,
