@@ -18,21 +18,21 @@ use sls_core::{
 };
 
 use broken_matchers::BROKEN;
-use matcher_cases::{Answer, Case, Choices, Size, Step, case, check};
+use matcher_cases::{Answer, Case, Choices, Step, case, check};
 
 fn compiled(_: &Map<String, Value>, policies: Arc<PolicySet>) -> Box<dyn Matcher> {
     Box::new(CompiledMatcher::new(policies))
 }
 
 fn seeded(seed: u64) -> Case {
-    case(&mut Choices::Seed(seed), Size::Any)
+    case(&mut Choices::Seed(seed), 200)
 }
 
 fn config() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     // The comparison makes a case small; seeds cannot be.
     ProptestConfig {
-        cases: cases.unwrap_or(96),
+        cases: cases.unwrap_or(400),
         max_shrink_iters: 0,
         failure_persistence: None,
         ..ProptestConfig::default()

@@ -24,45 +24,32 @@ pub(crate) const BROKEN: &[(&str, Factory<'static>)] = &[
     ("IPv4 in IPv6 is taken as IPv4", &|_, policies| sees(policies, unmapped)),
     ("only the first 256 bytes of a value are looked at", &|_, policies| sees(policies, first_bytes)),
     ("the case of values is not folded", &|_, policies| {
-        loses(policies, |event, decision| {
-            decided_by(decision, |test, _| {
-                test.operator.text().contains('~') && text(event, test).iter().any(u8::is_ascii_uppercase)
-            })
+        misjudges(policies, |event, test, _| {
+            test.operator.text().contains('~') && text(event, test).iter().any(u8::is_ascii_uppercase)
         })
     }),
     ("a suffix needs something before it", &|_, policies| {
-        loses(policies, |event, decision| {
-            decided_by(decision, |test, literal| {
-                literal.strip_prefix('*').is_some_and(|suffix| text(event, test) == suffix.as_bytes())
-            })
+        misjudges(policies, |event, test, literal| {
+            literal.strip_prefix('*').is_some_and(|end| text(event, test) == end.as_bytes())
         })
     }),
     ("a prefix needs something behind it", &|_, policies| {
-        loses(policies, |event, decision| {
-            decided_by(decision, |test, literal| {
-                literal.strip_suffix('*').is_some_and(|prefix| text(event, test) == prefix.as_bytes())
-            })
+        misjudges(policies, |event, test, literal| {
+            literal.strip_suffix('*').is_some_and(|start| text(event, test) == start.as_bytes())
         })
     }),
     ("a number does not reach the border of its range", &|_, policies| {
-        loses(policies, |event, decision| {
-            decided_by(decision, |test, literal| {
-                matches!(test.operator, Operator::Le | Operator::Ge)
-                    && Field::from_name(&test.field.name)
-                        .and_then(|field| event.number(field))
-                        .is_some_and(|number| number.to_string() == literal)
-            })
+        misjudges(policies, |event, test, literal| {
+            let number = Field::from_name(&test.field.name).and_then(|field| event.number(field));
+            matches!(test.operator, Operator::Le | Operator::Ge)
+                && number.is_some_and(|number| number.to_string() == literal)
         })
     }),
     ("an expression is believed to have a literal", &|_, policies| {
-        loses(policies, |event, decision| {
-            decided_by(decision, |test, _| test.operator == Operator::Like && text(event, test).is_empty())
-        })
+        misjudges(policies, |event, test, _| test.operator == Operator::Like && text(event, test).is_empty())
     }),
     ("negations are believed to need a value", &|_, policies| {
-        loses(policies, |event, decision| {
-            decided_by(decision, |test, _| test.operator.negates().is_some() && text(event, test).is_empty())
-        })
+        misjudges(policies, |event, test, _| test.operator.negates().is_some() && text(event, test).is_empty())
     }),
     ("the default rule is forgotten", &|_, policies| loses(policies, |_, decision| decision.rule.condition.is_none())),
     ("a doubt about an `ignore` rule is forgotten", &|_, policies| {
@@ -106,12 +93,12 @@ fn sees(policies: Arc<PolicySet>, change: fn(&mut Event)) -> Box<dyn Matcher> {
 }
 
 /// Loses some decisions.
-struct Losing {
+struct Losing<L> {
     tree: TreeMatcher,
-    loses: fn(&Event, &Decision<'_>) -> bool,
+    loses: L,
 }
 
-impl Matcher for Losing {
+impl<L: Fn(&Event, &Decision<'_>) -> bool + Send + Sync> Matcher for Losing<L> {
     fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
         self.tree.decide(event, &mut |decision| {
             if !(self.loses)(event, &decision) {
@@ -121,8 +108,39 @@ impl Matcher for Losing {
     }
 }
 
-fn loses(policies: Arc<PolicySet>, loses: fn(&Event, &Decision<'_>) -> bool) -> Box<dyn Matcher> {
+fn loses(
+    policies: Arc<PolicySet>,
+    loses: impl Fn(&Event, &Decision<'_>) -> bool + Send + Sync + 'static,
+) -> Box<dyn Matcher> {
     Box::new(Losing { tree: TreeMatcher::new(policies), loses })
+}
+
+/// Loses the decisions of rules with such a test, which is told with its literal; of a list that is empty.
+fn misjudges(policies: Arc<PolicySet>, test: fn(&Event, &TestSyntax, &str) -> bool) -> Box<dyn Matcher> {
+    loses(policies, move |event, decision| {
+        let condition = parse_rule(&decision.rule.text, 64).unwrap().condition;
+        condition.is_some_and(|condition| has_test(&condition, &|syntax, literal| test(event, syntax, literal)))
+    })
+}
+
+fn has_test(expression: &Expr, is: &dyn Fn(&TestSyntax, &str) -> bool) -> bool {
+    match expression {
+        Expr::And(terms) | Expr::Or(terms) => terms.iter().any(|term| has_test(term, is)),
+        Expr::Not(inner, _) => has_test(inner, is),
+        Expr::Test(test) => match &test.operand {
+            Operand::Literal(literal) => match &literal.value {
+                LiteralValue::String(text) => is(test, text),
+                LiteralValue::Integer(integer) => is(test, &integer.to_string()),
+                _ => is(test, ""),
+            },
+            _ => is(test, ""),
+        },
+        _ => panic!("an expression of a new kind"),
+    }
+}
+
+fn text<'e>(event: &'e Event, test: &TestSyntax) -> &'e [u8] {
+    event.text(Field::from_name(&test.field.name).unwrap())
 }
 
 /// Tells decisions in another order.
@@ -155,38 +173,22 @@ fn reorders(policies: Arc<PolicySet>, reorder: fn(&mut Vec<usize>)) -> Box<dyn M
     Box::new(Reordering { tree: TreeMatcher::new(policies.clone()), policies, reorder })
 }
 
-macro_rules! debug {
-    ($( $matcher:ident )+) => { $( impl fmt::Debug for $matcher {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(stringify!($matcher))
-        }
-    } )+ };
-}
-debug!(Seeing Losing Reordering);
-
-/// Whether one of the tests of the rule that decided is such a one. Tests get their literals as well; of lists, none.
-fn decided_by(decision: &Decision<'_>, is: impl Fn(&TestSyntax, &str) -> bool) -> bool {
-    fn any(expression: &Expr, is: &dyn Fn(&TestSyntax, &str) -> bool) -> bool {
-        match expression {
-            Expr::And(terms) | Expr::Or(terms) => terms.iter().any(|term| any(term, is)),
-            Expr::Not(inner, _) => any(inner, is),
-            Expr::Test(test) => match &test.operand {
-                Operand::Literal(literal) => match &literal.value {
-                    LiteralValue::String(text) => is(test, text),
-                    LiteralValue::Integer(integer) => is(test, &integer.to_string()),
-                    _ => is(test, ""),
-                },
-                _ => is(test, ""),
-            },
-            _ => panic!("an expression of a new kind"),
-        }
+impl fmt::Debug for Seeing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seeing")
     }
-    let condition = parse_rule(&decision.rule.text, 64).unwrap().condition;
-    condition.is_some_and(|condition| any(&condition, &is))
 }
 
-fn text<'e>(event: &'e Event, test: &TestSyntax) -> &'e [u8] {
-    event.text(Field::from_name(&test.field.name).unwrap())
+impl<L> fmt::Debug for Losing<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Losing")
+    }
+}
+
+impl fmt::Debug for Reordering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reordering")
+    }
 }
 
 // Changes of events.

@@ -35,13 +35,6 @@ pub(crate) struct Step {
     pub(crate) change: Option<&'static str>,
 }
 
-/// Policies that a case has at most.
-#[derive(Clone, Copy)]
-pub(crate) enum Size {
-    Any,
-    Few,
-}
-
 /// The types with the most to test.
 const RICH: &[PolicyType] =
     &[PolicyType::Program, PolicyType::File, PolicyType::Connect, PolicyType::NetworkService, PolicyType::Container];
@@ -51,7 +44,8 @@ const TARGETS: usize = 6;
 /// Variants of each.
 const VARIANTS: usize = 5;
 
-pub(crate) fn case(choices: &mut Choices<'_>, size: Size) -> Case {
+/// A case of so many policies at most.
+pub(crate) fn case(choices: &mut Choices<'_>, most: usize) -> Case {
     let mut author = Author::new(choices);
     let types: Vec<_> = match author.choices.below(4) {
         3 => PolicyType::ALL.to_vec(),
@@ -64,13 +58,12 @@ pub(crate) fn case(choices: &mut Choices<'_>, size: Size) -> Case {
         }
     };
     // Fewer and more than the matcher looks at one by one.
-    let count = match (size, author.choices.below(8)) {
-        (Size::Few, _) => 1 + author.choices.below(12),
-        (Size::Any, 0..=3) => 1 + author.choices.below(6),
-        (Size::Any, 4..=6) => 8 + author.choices.below(40),
-        (Size::Any, _) => 60 + author.choices.below(140),
+    let count = match author.choices.below(8) {
+        0..=3 => 1 + author.choices.below(6),
+        4..=6 => 8 + author.choices.below(40),
+        _ => 60 + author.choices.below(140),
     };
-    let plans: Vec<_> = (0..count)
+    let plans: Vec<_> = (0..count.min(most))
         .map(|index| {
             let policy_type = *author.choices.pick(&types);
             author.policy(format!("P{index}"), policy_type)
