@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex};
 use serde::Deserialize;
 use serde_json::Value;
 use sls_core::{
-    Action, ActionContext, ActionExplanation, ActionSet, Engine, Event, Execution, Expr, Field, LIST_KEYS, ListType,
-    Matcher, Operand, Operator, POLICY_KEYS, PlannedAction, PolicyLoader, PolicySet, PolicyType, Responder,
-    TreeMatcher, UnknownKeys, parse_rule,
+    Action, ActionContext, ActionExplanation, ActionSet, CompiledMatcher, Decision, Engine, Event, Execution, Expr,
+    Field, LIST_KEYS, ListType, Matcher, Operand, Operator, POLICY_KEYS, PlannedAction, PolicyLoader, PolicySet,
+    PolicyType, Responder, TreeMatcher, UnknownKeys, parse_rule,
 };
 
 #[derive(Deserialize)]
@@ -65,7 +65,10 @@ fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Opt
 type Factory = fn(Arc<PolicySet>) -> Box<dyn Matcher>;
 
 /// Every matcher that there is: they must all agree.
-const MATCHERS: &[(&str, Factory)] = &[("tree", |policies| Box::new(TreeMatcher::new(policies)))];
+const MATCHERS: &[(&str, Factory)] = &[
+    ("tree", |policies| Box::new(TreeMatcher::new(policies))),
+    ("compiled", |policies| Box::new(CompiledMatcher::new(policies))),
+];
 
 #[test]
 fn every_engine_agrees_with_the_corpus() {
@@ -76,6 +79,53 @@ fn every_engine_agrees_with_the_corpus() {
             }
         }
     }
+}
+
+/// The policies of one file and the events of another: these have values that nobody thought of, those that come with SLS
+/// are many.
+#[test]
+fn every_matcher_agrees_on_all_policies_and_events() {
+    let files = corpus();
+    let mut sets: Vec<_> = files.iter().map(|(name, _, policies)| (name.clone(), policies.clone())).collect();
+    sets.push(("policies".to_owned(), content()));
+    let events =
+        || files.iter().flat_map(|(_, file, _)| &file.tests).flat_map(|test| test.before.iter().chain([&test.event]));
+    let mut responses = 0;
+    for (name, policies) in &sets {
+        let matchers: Vec<_> = MATCHERS.iter().map(|(name, factory)| (name, factory(policies.clone()))).collect();
+        for event in events() {
+            read(event).each_name(|seen| {
+                let decisions = |matcher: &dyn Matcher| {
+                    let mut decisions = Vec::new();
+                    let owned = |decision: Decision<'_>| {
+                        (decision.policy.name.clone(), decision.rule.text.clone(), decision.certain, decision.uncertain)
+                    };
+                    matcher.decide(seen, &mut |decision| decisions.push(owned(decision)));
+                    decisions
+                };
+                let expected = decisions(&*matchers[0].1);
+                responses += expected.len();
+                for (matcher, other) in &matchers[1..] {
+                    assert_eq!(decisions(&**other), expected, "{matcher}: policies of {name}, {event}");
+                }
+            });
+        }
+    }
+    assert!(responses > 1000, "{responses} responses");
+}
+
+/// The policies that come with SLS.
+fn content() -> Arc<PolicySet> {
+    let mut paths: Vec<_> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    paths.sort();
+    let loader = paths.iter().fold(PolicyLoader::new(), |loader, path| {
+        loader.content(path.display().to_string(), fs::read_to_string(path).unwrap())
+    });
+    Arc::new(loader.load().unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// Of types, fields, operators and lists counts what made a policy match for certain: those of the rule that decided. Of

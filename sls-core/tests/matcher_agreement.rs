@@ -1,0 +1,217 @@
+//! Whatever the policies and the events: the compiled matcher decides as the plain evaluator does, in the same order. And
+//! matchers that are wrong in a way that such a matcher can be wrong are found out.
+
+// A helper of a test fails like the test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod broken_matchers;
+mod generators;
+mod matcher_cases;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::{Map, Value};
+use sls_core::{
+    CompiledMatcher, Expr, Field, Matcher, Operand, Operator, PolicySet, PolicyType, Value as FieldValue, parse_rule,
+};
+
+use broken_matchers::BROKEN;
+use matcher_cases::{Answer, Case, Choices, Step, case, check};
+
+fn compiled(_: &Map<String, Value>, policies: Arc<PolicySet>) -> Box<dyn Matcher> {
+    Box::new(CompiledMatcher::new(policies))
+}
+
+fn seeded(seed: u64) -> Case {
+    case(&mut Choices::Seed(seed), 200)
+}
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    // The comparison makes a case small; seeds cannot be.
+    ProptestConfig {
+        cases: cases.unwrap_or(400),
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn compiled_and_plain_agree(seed in any::<u64>()) {
+        check(&seeded(seed), &compiled, &mut |_, _| ()).unwrap();
+    }
+}
+
+/// The property means something only if the cases do.
+#[test]
+fn generated_cases_reach_what_matters() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..250 {
+        let case = seeded(seed);
+        let policies = matcher_cases::load(&case.document);
+        let size = if policies.active().count() < 4 { "few policies" } else { "many policies" };
+        let mut exact = Vec::new();
+        let mut look = |step: &Step, answers: &[Answer]| {
+            note(&policies, step, answers, &mut seen);
+            let responds = answers.iter().any(|answer| answer.policy == step.target && answer.certain);
+            match step.change {
+                None => exact = vec![responds],
+                // One change is between a response and none.
+                Some(change) if exact == [true] && !responds => {
+                    seen.insert(format!("near miss: {change}"));
+                }
+                Some(_) => {}
+            }
+            if !answers.is_empty() {
+                seen.insert(size.to_owned());
+            }
+        };
+        check(&case, &compiled, &mut look).unwrap();
+    }
+    let names = |kind: &str, names: Vec<&str>| names.iter().map(|name| format!("{kind} {name}")).collect::<Vec<_>>();
+    let kinds = ["path", "name", "string", "number", "bool", "host", "enum", "lineage"];
+    let texts: Vec<_> = ["path", "name", "string"]
+        .iter()
+        .flat_map(|kind| Operator::ALL.iter().map(move |operator| format!("{kind} {}", operator.text())))
+        .filter(|test| !test.ends_with('<') && !test.ends_with('>') && !test.ends_with("<=") && !test.ends_with(">="))
+        .collect();
+    let near = [
+        "cut",
+        "extended",
+        "other case",
+        "one byte changed",
+        "another value",
+        "another number",
+        "another host",
+        "another bool",
+        "absent",
+        "unknown",
+        "truncated",
+        "no items",
+    ];
+    let missing: Vec<_> = [
+        names("type", PolicyType::ALL.iter().map(|policy_type| policy_type.name()).collect()),
+        names("field", Field::all().map(Field::name).collect()),
+        names("unknown", kinds.to_vec()),
+        names("truncated", vec!["path", "name", "string", "enum", "lineage", "items"]),
+        names("near miss:", near.to_vec()),
+        names("operator", Operator::ALL.iter().map(|operator| operator.text()).collect()),
+        names("operand", vec!["literal", "list", "set"]),
+        names("test", texts.iter().map(|text| &**text).collect()),
+        [
+            "match",
+            "undecided",
+            "silence",
+            "default",
+            "ignore in doubt",
+            "match in doubt",
+            "trigger in doubt",
+            "new name",
+            "few policies",
+            "many policies",
+            "64 items",
+            "resolved name",
+            "absent text",
+            "long value",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|wanted| !seen.contains(wanted))
+    .collect();
+    assert!(missing.is_empty(), "never generated: {missing:#?}");
+}
+
+fn note(policies: &PolicySet, step: &Step, answers: &[Answer], seen: &mut BTreeSet<String>) {
+    let mut note = |what: &str| {
+        seen.insert(what.to_owned());
+    };
+    if answers.is_empty() {
+        note("silence");
+    }
+    let event = &step.event;
+    if event.value(Field::NewFilePath) != FieldValue::Absent {
+        note("new name");
+    }
+    for answer in answers {
+        let policy = policies.policy(&answer.policy).unwrap();
+        note(&format!("type {}", policy.policy_type));
+        note(if answer.certain { "match" } else { "undecided" });
+        let rule = parse_rule(&answer.rule, 64).unwrap();
+        match &rule.condition {
+            None => note("default"),
+            Some(_) if !answer.certain => note(&format!("{} in doubt", rule.verdict)),
+            Some(condition) => tests(condition, &mut |test| {
+                let field = Field::from_name(&test.field.name).unwrap();
+                note(&format!("field {field}"));
+                note(&format!("operator {}", test.operator));
+                note(&format!("test {} {}", field.kind(), test.operator));
+                match &test.operand {
+                    Operand::List(list) => {
+                        note("operand list");
+                        if list.name.starts_with("hosts") && !step.addresses.is_empty() {
+                            note("resolved name");
+                        }
+                    }
+                    Operand::Set(_) => note("operand set"),
+                    _ => note("operand literal"),
+                }
+                match event.value(field) {
+                    FieldValue::Absent if matches!(field.kind().name(), "path" | "name" | "string") => {
+                        note("absent text")
+                    }
+                    FieldValue::Text { bytes, .. } if bytes.len() > 256 => note("long value"),
+                    FieldValue::Many { items, .. } if items.iter().count() == 64 => note("64 items"),
+                    _ => {}
+                }
+            }),
+        }
+        for field in answer.uncertain.iter() {
+            // Both are one value.
+            let stored = if field == Field::Lineage { Field::AncestorProgramName } else { field };
+            let kind = if event.truncated().contains(stored) && !event.unknown().contains(stored) {
+                "truncated"
+            } else {
+                "unknown"
+            };
+            note(&format!("{kind} {}", field.kind()));
+            if field.spec().many {
+                note(&format!("{kind} items"));
+            }
+        }
+        if !answer.certain && policy.is_raised_by(event) == sls_core::Truth::Unknown {
+            note("trigger in doubt");
+        }
+    }
+}
+
+fn tests(expression: &Expr, look: &mut dyn FnMut(&sls_core::TestSyntax)) {
+    match expression {
+        Expr::And(terms) | Expr::Or(terms) => terms.iter().for_each(|term| tests(term, look)),
+        Expr::Not(inner, _) => tests(inner, look),
+        Expr::Test(test) => look(test),
+        _ => panic!("an expression of a new kind"),
+    }
+}
+
+/// Tests that cannot fail are worthless: each of these mistakes is found, and shown with one policy or with the two that it
+/// takes.
+#[test]
+fn every_broken_matcher_is_found_out() {
+    const CASES: u64 = 60;
+    let cases: Vec<_> = (1000..1000 + CASES).map(seeded).collect();
+    for (mistake, factory) in BROKEN {
+        let found = cases.iter().find_map(|case| check(case, factory, &mut |_, _| ()).err());
+        let found = found.unwrap_or_else(|| panic!("nobody notices in {CASES} cases: {mistake}"));
+        let policies = found.document.values().filter(|object| object.get("policy").is_some()).count();
+        assert!(policies <= 2, "{mistake}: not made small: {found:?}");
+    }
+}
