@@ -44,6 +44,10 @@ pub(super) enum Atom {
         field: Field,
         network: IpNet,
     },
+    /// Nothing: what no value passes is in doubt all the same where the value is.
+    Never {
+        field: Field,
+    },
 }
 
 /// A part of a text, whatever its case. A path has the file name that is behind its last slash.
@@ -81,7 +85,8 @@ impl Atom {
             | Self::List { field, .. }
             | Self::Numbers { field, .. }
             | Self::Bool { field, .. }
-            | Self::Host { field, .. } => *field,
+            | Self::Host { field, .. }
+            | Self::Never { field } => *field,
         }
     }
 
@@ -93,7 +98,7 @@ impl Atom {
                 (part, _) => part.weight(),
             },
             Self::Like { .. } => 400.0,
-            Self::List { .. } => 0.0,
+            Self::List { .. } | Self::Never { .. } => 0.0,
             Self::Numbers { field, ranges } => ranges.iter().map(|range| weight_of_range(*field, *range)).sum(),
             Self::Bool { wanted: true, .. } => 100.0,
             Self::Bool { wanted: false, .. } => ALWAYS,
@@ -134,6 +139,12 @@ impl Atom {
                 Value::Absent => false,
                 _ => true,
             },
+            Self::Never { .. } => {
+                matches!(
+                    value,
+                    Value::Unknown | Value::Text { truncated: true, .. } | Value::Many { truncated: true, .. }
+                )
+            }
             Self::Like { .. } => true,
         }
     }

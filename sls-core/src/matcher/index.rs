@@ -108,7 +108,7 @@ impl HostIndex {
 #[derive(Debug, Default)]
 pub(super) struct IndexBuilder {
     texts: BTreeMap<Field, TextIndexBuilder>,
-    numbers: BTreeMap<Field, Vec<(u64, u64, Target)>>,
+    numbers: BTreeMap<Field, NumberIndexBuilder>,
     bools: BTreeMap<Field, [Vec<Target>; 2]>,
     hosts: BTreeMap<Field, HostIndexBuilder>,
     groups: Vec<Vec<Target>>,
@@ -116,10 +116,17 @@ pub(super) struct IndexBuilder {
 }
 
 #[derive(Debug, Default)]
+struct NumberIndexBuilder {
+    ranges: Vec<(u64, u64, Target)>,
+    all: Vec<Target>,
+}
+
+#[derive(Debug, Default)]
 struct HostIndexBuilder {
     v4: Vec<(u32, u32, Target)>,
     v6: Vec<(u128, u128, Target)>,
     names: Vec<(Arc<HostName>, Target)>,
+    all: Vec<Target>,
 }
 
 impl IndexBuilder {
@@ -131,10 +138,13 @@ impl IndexBuilder {
             Atom::List { field, list } => self.add_list(field, &list, target, chooser),
             Atom::Numbers { field, ranges } => {
                 let entries = ranges.into_iter().map(|(from, to)| (from, to, target));
-                self.numbers.entry(field).or_default().extend(entries);
+                self.numbers.entry(field).or_default().ranges.extend(entries);
+                self.add_in_doubt(field, target);
             }
+            Atom::Never { field } => self.add_in_doubt(field, target),
             Atom::Bool { field, wanted } => self.bools.entry(field).or_default()[usize::from(wanted)].push(target),
             Atom::Host { field, network } => {
+                self.add_in_doubt(field, target);
                 let hosts = self.hosts.entry(field).or_default();
                 match network {
                     IpNet::V4(net) => hosts.v4.push((net.network().into(), net.broadcast().into(), target)),
@@ -146,9 +156,8 @@ impl IndexBuilder {
 
     pub(super) fn build(self) -> Index {
         let texts = self.texts.into_iter().map(|(field, texts)| (field, FieldIndex::Text(Box::new(texts.build()))));
-        let numbers = self.numbers.into_iter().map(|(field, ranges)| {
-            let all = all(ranges.iter().map(|(_, _, target)| *target));
-            (field, FieldIndex::Number { ranges: Ranges::new(&ranges), all })
+        let numbers = self.numbers.into_iter().map(|(field, numbers)| {
+            (field, FieldIndex::Number { ranges: Ranges::new(&numbers.ranges), all: all(numbers.all) })
         });
         let bools = self.bools.into_iter().map(|(field, targets)| (field, FieldIndex::Bool(targets.map(all))));
         let hosts = self.hosts.into_iter().map(|(field, hosts)| (field, FieldIndex::Host(Box::new(hosts.build()))));
@@ -162,12 +171,24 @@ impl IndexBuilder {
         self.texts.entry(canonical(field)).or_default()
     }
 
+    /// Adds somebody who has to be asked where the value of the field is in doubt.
+    fn add_in_doubt(&mut self, field: Field, target: Target) {
+        match field.kind() {
+            FieldKind::Number => self.numbers.entry(field).or_default().all.push(target),
+            FieldKind::Host => self.hosts.entry(field).or_default().all.push(target),
+            // A truth value that is in doubt has both.
+            FieldKind::Bool => {}
+            _ => self.text(field).add_in_doubt(target),
+        }
+    }
+
     /// The entries of a list are added once, however many policies ask for it.
     fn add_list(&mut self, field: Field, list: &Arc<List>, target: Target, chooser: &Chooser) {
         let next = self.groups.len() as Target;
         let group = *self.lists.entry((field, Arc::as_ptr(list))).or_insert(next);
         if group == next {
             self.groups.push(Vec::new());
+            self.add_in_doubt(field, group | GROUP);
             for need in of_entries(field, &list.entries) {
                 for atom in chooser.choose(need).into_iter().flatten() {
                     self.add(atom, group | GROUP, chooser);
@@ -184,10 +205,8 @@ impl IndexBuilder {
 
 impl HostIndexBuilder {
     fn build(self) -> HostIndex {
-        let v4 = self.v4.iter().map(|(_, _, target)| *target);
-        let v6 = self.v6.iter().map(|(_, _, target)| *target);
-        let all = all(v4.chain(v6).chain(self.names.iter().map(|(_, target)| *target)));
-        HostIndex { v4: Ranges::new(&self.v4), v6: Ranges::new(&self.v6), names: self.names.into(), all }
+        let (v4, v6) = (Ranges::new(&self.v4), Ranges::new(&self.v6));
+        HostIndex { v4, v6, names: self.names.into(), all: all(self.all) }
     }
 }
 

@@ -79,6 +79,7 @@ impl Need {
             Comparison::Pattern { pattern, .. } => Self::of_pattern(field, pattern),
             Comparison::Like(like) => Self::of_like(field, like),
             Comparison::Host(network) => Self::Atom(Atom::Host { field, network: *network }),
+            Comparison::AnyOf(parts) if parts.is_empty() => Self::Atom(Atom::Never { field }),
             Comparison::AnyOf(parts) => Self::any(parts.iter().map(|part| Self::of_comparison(field, part, false))),
             Comparison::List { list, .. } => Self::Atom(Atom::List { field, list: list.clone() }),
         }
@@ -101,6 +102,9 @@ impl Need {
     fn of_like(field: Field, like: &Like) -> Self {
         let text = |part| Self::Atom(Atom::Text { field, part, of_parts: OfParts::InDoubt });
         let starts = like.starts().map(|starts| {
+            if starts.is_empty() {
+                return Self::Atom(Atom::Never { field });
+            }
             Self::any(starts.into_iter().map(|(start, exact)| match start {
                 start if exact => text(TextPart::Whole(start.into())),
                 start if start.is_empty() => Self::Nothing,

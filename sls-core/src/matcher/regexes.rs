@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use regex_automata::meta::Regex;
-use regex_automata::{Input, PatternSet};
+use regex_automata::{Input, MatchKind, PatternSet};
 use regex_syntax::hir::{Class, ClassBytes, Hir, HirKind, Look};
 
 use super::literals;
@@ -36,6 +36,7 @@ impl Regexes {
         }
         let hirs: Option<Vec<Hir>> = likes.iter().map(|(like, _)| like.hir()).collect();
         let config = Regex::config()
+            .match_kind(MatchKind::All)
             .utf8_empty(false)
             .hybrid_cache_capacity(DFA_CACHE)
             .which_captures(regex_automata::nfa::thompson::WhichCaptures::None)

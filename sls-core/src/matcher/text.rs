@@ -130,13 +130,13 @@ pub(super) struct TextIndexBuilder {
     inside: Vec<(Box<[u8]>, Target)>,
     regexes: Vec<(Like, Target)>,
     something: Vec<Target>,
-    say_nothing_of_parts: Vec<Target>,
+    in_doubt: Vec<Target>,
 }
 
 impl TextIndexBuilder {
     pub(super) fn add(&mut self, part: TextPart, of_parts: OfParts, target: Target) {
         if of_parts == OfParts::InDoubt {
-            self.say_nothing_of_parts.push(target);
+            self.add_in_doubt(target);
         }
         match part {
             TextPart::Whole(text) => self.whole.push((text, target)),
@@ -147,6 +147,11 @@ impl TextIndexBuilder {
             TextPart::Inside(text) => self.inside.push((text, target)),
             TextPart::Something => self.something.push(target),
         }
+    }
+
+    /// Adds a target of all values that are not wholly known.
+    pub(super) fn add_in_doubt(&mut self, target: Target) {
+        self.in_doubt.push(target);
     }
 
     pub(super) fn add_like(&mut self, like: Like, target: Target) {
@@ -161,7 +166,7 @@ impl TextIndexBuilder {
         let (short, long): (Vec<_>, Vec<_>) =
             borrowed(&self.inside).into_iter().partition(|(text, _)| text.len() < GRAMS[1]);
         let anywhere = self.inside.iter().map(|(_, target)| *target).chain(self.something.iter().copied());
-        let regexes = self.regexes.iter().map(|(_, target)| *target).chain(self.say_nothing_of_parts);
+        let regexes = self.regexes.iter().map(|(_, target)| *target).chain(self.in_doubt);
         TextIndex {
             in_doubt: InDoubt {
                 whole: of(&self.whole),
