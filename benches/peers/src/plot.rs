@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::engines::SLS;
-use crate::report::{Mix, Report};
+use crate::report::{Mix, Report, grouped};
 
 const SIZE: (u32, u32) = (1080, 520);
 const FONT: &str = "sans-serif";
@@ -63,12 +63,15 @@ fn panel_of(
         .label_style((FONT, 13).into_font().color(&TEXT))
         .x_desc("rules")
         .y_desc("time for one execution")
-        .x_label_formatter(&|rules| format!("{rules:.0}"))
+        .x_label_formatter(&|rules| grouped(*rules))
         .y_label_formatter(&|nanoseconds| duration(*nanoseconds))
         .draw()?;
 
     let mut names = Vec::new();
-    for (index, engine) in report.engines().into_iter().enumerate() {
+    let mut engines: Vec<_> = report.engines().into_iter().enumerate().collect();
+    // Above the others.
+    engines.sort_by_key(|(_, engine)| *engine == SLS);
+    for (index, engine) in engines {
         let points: Vec<_> = report
             .sizes()
             .into_iter()

@@ -18,7 +18,7 @@ const RECORDS: &[u8] = include_bytes!("../../data/exec.records");
 const POLICIES: usize = 1000;
 
 /// Timed batches, and records in each.
-const BATCHES: usize = 201;
+const BATCHES: usize = 101;
 const BATCH: u32 = 1000;
 
 /// Nanoseconds for a record.
@@ -97,15 +97,18 @@ fn decode(record: &[u8], event: &mut Event) -> anyhow::Result<()> {
 
 /// Nanoseconds by the median and the minimum, and allocations, for one call.
 fn timed(mut work: impl FnMut() -> bool) -> (f64, f64, f64) {
-    let before = counting::allocations();
     let mut batch = || {
         let start = Instant::now();
         assert!((0..BATCH).all(|_| work()), "it was decoded before");
         start.elapsed().as_secs_f64() * 1e9 / f64::from(BATCH)
     };
     batch();
+    let before = counting::allocations();
+    batch();
     let allocations = (counting::allocations() - before) as f64 / f64::from(BATCH);
+    counting::pause(true);
     let times: Vec<f64> = (0..BATCHES).map(|_| batch()).collect();
+    counting::pause(false);
     (median(times.iter().copied()), times.iter().copied().fold(f64::INFINITY, f64::min), allocations)
 }
 

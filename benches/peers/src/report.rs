@@ -163,10 +163,21 @@ impl Report {
 }
 
 fn time(result: &Result) -> String {
-    let digits = if result.nanoseconds < 100.0 { 1 } else { 0 };
     let fewer = if result.executions < EXECUTIONS { "†" } else { "" };
-    let unexpressed = if result.expressed < result.rules { "°" } else { "" };
-    format!("{:.digits$} ({:.digits$}){fewer}{unexpressed}", result.nanoseconds, result.least_nanoseconds)
+    let unexpressed = if (1..result.rules).contains(&result.expressed) { "°" } else { "" };
+    format!("{} ({}){fewer}{unexpressed}", nanoseconds(result.nanoseconds), nanoseconds(result.least_nanoseconds))
+}
+
+/// With one digit of a small number, and the thousands of a large one apart.
+pub(crate) fn nanoseconds(number: f64) -> String {
+    if number < 100.0 { format!("{number:.1}") } else { grouped(number) }
+}
+
+/// A whole number, with its thousands apart.
+pub(crate) fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
 }
 
 fn cost(cost: Cost) -> String {

@@ -3,7 +3,7 @@
 use sls_benches::Table;
 
 use crate::engines::{RSIGMA, SLS, WIREFILTER};
-use crate::report::{Mix, Report, Result};
+use crate::report::{Mix, Report, Result, nanoseconds};
 
 /// A target and whether it is met; not known if what it speaks of was not measured.
 struct Target {
@@ -129,5 +129,5 @@ fn of(mix: Mix) -> &'static str {
 }
 
 fn time(result: &Result) -> String {
-    format!("{:.1} ({:.1})", result.nanoseconds, result.least_nanoseconds)
+    format!("{} ({})", nanoseconds(result.nanoseconds), nanoseconds(result.least_nanoseconds))
 }
