@@ -14,8 +14,10 @@ SMOKE_SECONDS ?= 120
 # The guests of vm-test (default: all), and a part of the names of the tests to run.
 KERNELS ?=
 TESTS ?=
-# Arguments of the spawn benchmark.
+# `--check`: the benchmarks fail if a target is missed.
 BENCH_ARGS ?=
+# Anything: only the matcher beside the fastest other engines, roughly, in less than a minute once that is built.
+QUICK ?=
 # Arguments of the noise measurement.
 NOISE_ARGS ?=
 # Seconds for each fuzz target.
@@ -23,6 +25,8 @@ FUZZ_SECONDS ?= 10
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Of the workspace with the other engines.
+PEERS := $(or $(CARGO_TARGET_DIR),benches/peers/target)
 LAB := $(TARGET)/debug/sls-lab
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 
@@ -41,7 +45,7 @@ heading = @printf '\n=== %s\n' '$(1)'
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## Build and start the sensor: built-in content, dry run (ARGS="…" goes to `sls run`)
@@ -54,7 +58,7 @@ run: ## Build and start the sensor: built-in content, dry run (ARGS="…" goes t
 ##@ Check
 
 .PHONY: test
-test: test-crates fuzz-smoke vm-smoke ## Every ring of tests: crates, fuzz targets, another kernel
+test: test-crates instructions fuzz-smoke vm-smoke ## Every ring of tests: crates, the matcher's cost, fuzz targets, another kernel
 	$(call heading,all tests passed)
 	@awk '/^test result:/ { n++; passed += $$4; failed += $$6; ignored += $$8 } \
 	  END { printf "cargo test: %d passed, %d failed, %d ignored, in %d runs\n", passed, failed, ignored, n }' $(TARGET)/test.log
@@ -65,6 +69,12 @@ test-crates: ## Unit, documentation, integration and real-kernel tests (the last
 	@mkdir -p $(TARGET)
 	$(call heading,cargo test)
 	$(WITH_ROOT) cargo test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log
+
+.PHONY: instructions
+instructions: ## The instructions that the matcher takes, counted by callgrind: none may take 5 % more than committed
+	@.ci/setup.sh build count
+	$(call heading,instructions of the matcher)
+	.ci/instructions.sh
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## Each fuzz target for FUZZ_SECONDS (10)
@@ -102,6 +112,7 @@ lint: ## Format, clippy, documentation, scripts, the BPF object, dependencies
 	$(call heading,format)
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path benches/peers/Cargo.toml --check
 	$(call heading,clippy)
 	cargo clippy --workspace --all-targets -- -D warnings
 	$(call heading,documentation)
@@ -123,7 +134,10 @@ audit: ## Known vulnerabilities of the dependencies (needs the network)
 	cargo deny check advisories
 
 .PHONY: bench
-bench: ## What the sensor costs: loading, the engine, a spawn loop with and without it (BENCH_ARGS="--check")
+bench: $(if $(QUICK),,bench-sensor) bench-matcher ## What the sensor costs, and its matcher beside other engines (QUICK=1, BENCH_ARGS="--check")
+
+.PHONY: bench-sensor
+bench-sensor: ## What the sensor costs: loading, the engine, a spawn loop with and without it
 	@.ci/setup.sh build
 	$(call heading,build)
 	cargo build --release -p sls-cli -p sls-benches
@@ -133,6 +147,14 @@ bench: ## What the sensor costs: loading, the engine, a spawn loop with and with
 	$(TARGET)/release/engine
 	$(call heading,spawn overhead)
 	$(SUDO) $(TARGET)/release/spawn-overhead $(BENCH_ARGS)
+
+.PHONY: bench-matcher
+bench-matcher: ## The matcher beside other engines: tables, targets, and the curves in docs/matcher.svg
+	@.ci/setup.sh build
+	$(call heading,build the other engines)
+	cargo build --release --locked --manifest-path benches/peers/Cargo.toml
+	$(call heading,the matcher beside other engines)
+	$(PEERS)/release/sls-bench-peers $(if $(QUICK),--quick,--output docs) $(filter --check,$(BENCH_ARGS))
 
 .PHONY: noise
 noise: ## What the built-in content says to ordinary work on this machine (NOISE_ARGS="--check")
@@ -145,12 +167,18 @@ bpf: ## Rebuild the committed BPF object from its source
 	@.ci/setup.sh build bpf
 	sls-probe/bpf/build.sh
 
+.PHONY: bless-instructions
+bless-instructions: ## Commit to what the matcher takes now: writes benches/instructions
+	@.ci/setup.sh build count
+	.ci/instructions.sh --bless
+
 .PHONY: fmt
 fmt: ## Format the Rust sources
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
+	cargo fmt --manifest-path benches/peers/Cargo.toml
 
 .PHONY: clean
 clean: ## Remove what was built (the lab's kernels in ~/.cache/sls-lab stay)
 	cargo clean
-	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts benches/peers/target

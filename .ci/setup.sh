@@ -6,6 +6,7 @@
 #   build  a C toolchain and the headers of libelf and zlib: `cargo build` compiles libbpf
 #   bpf    clang: only to rebuild or to check the committed BPF object
 #   test   what the tests run against, and a C++ compiler for libFuzzer
+#   count  valgrind, for `make instructions`
 #   lint   shellcheck, clippy and rustfmt
 #   deny   cargo-deny
 #   lab    QEMU and what it takes to assemble a guest
@@ -17,6 +18,7 @@ declare -A PACKAGES=(
   [build]="gcc libc6-dev make pkg-config libelf-dev zlib1g-dev"
   [bpf]="clang"
   [test]="wget runc crun podman busybox-static bpftool libcap2-bin g++"
+  [count]="valgrind"
   [lint]="shellcheck"
   [deny]="gcc libc6-dev"
   [lab]="qemu-system-x86 qemu-system-common busybox-static cpio xz-utils zstd"

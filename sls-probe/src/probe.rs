@@ -235,6 +235,8 @@ impl Probe {
         for end in batch.ends.drain(..) {
             let bytes = &batch.bytes[start..end];
             start = end;
+            // What the decoder's benchmark and its fuzz target begin with is taken from here.
+            tracing::trace!(record = ?bytes, "received");
             match record::decode_any(bytes, &mut self.event) {
                 Ok(Decoded::Event { .. }) if self.ended.as_mut().is_some_and(|ended| ended.again(&self.event)) => {}
                 Ok(Decoded::Event { .. })

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use sls_benches::counting;
 use sls_benches::median;
 use sls_benches::workload::{Condition, Execution};
@@ -35,9 +36,9 @@ pub(crate) trait Engine {
         true
     }
 
-    /// What the engine is after loading, beside what `Cost` says.
-    fn notes(&self) -> Vec<(&'static str, Cost)> {
-        Vec::new()
+    /// What it took to compile rules that had been read and checked, where these are two steps.
+    fn compiling(&self) -> Option<Cost> {
+        None
     }
 }
 
@@ -52,7 +53,7 @@ pub(crate) struct Loaded {
 pub(crate) type Load = fn(&[Condition], &[Execution]) -> anyhow::Result<Loaded>;
 
 /// What making something took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Cost {
     pub(crate) milliseconds: f64,
     /// Memory that it holds.
@@ -64,6 +65,10 @@ const RUNS: usize = 5;
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 impl Cost {
+    pub(crate) fn megabytes(self) -> f64 {
+        self.bytes as f64 / 1e6
+    }
+
     /// What it takes to `make` something, and what was made.
     pub(crate) fn of<T, E>(mut make: impl FnMut() -> Result<T, E>) -> Result<(T, Self), E> {
         let before = counting::bytes();

@@ -8,9 +8,13 @@ use sls_benches::counting;
 use sls_benches::median;
 use sls_benches::workload::{EXECUTIONS, Workload};
 
-use crate::engine::{Cost, Engine, Loaded, Matched};
+use crate::engine::{Engine, Loaded, Matched};
 use crate::engines::Peer;
 use crate::reference::Reference;
+use crate::report::{Mix, Result as Measured};
+
+/// Executions of which each satisfies a rule, which engines are compared by before they are timed.
+const SATISFYING: usize = 400;
 
 /// Executions that are timed at once take about as long.
 const CHUNK: Duration = Duration::from_millis(1);
@@ -42,49 +46,34 @@ impl Effort {
     };
 }
 
-/// An engine that was measured.
-#[derive(Clone, Debug)]
-pub(crate) struct Measured {
-    pub(crate) name: &'static str,
-    /// Nanoseconds for an execution: by the median and by the minimum of each chunk.
-    pub(crate) nanoseconds: f64,
-    pub(crate) least_nanoseconds: f64,
-    /// How many executions a pass had.
-    pub(crate) executions: usize,
-    /// The rules that it can express.
-    pub(crate) rules: usize,
-    /// Allocations for each execution that satisfies no rule.
-    pub(crate) allocations: f64,
-    pub(crate) load: Cost,
-    pub(crate) notes: Vec<(&'static str, Cost)>,
-}
-
 /// Measures the engines on one workload, round by round in turns, so that what disturbs one disturbs all.
-pub(crate) fn measure(workload: &Workload, peers: &[Peer], effort: Effort) -> anyhow::Result<Vec<Measured>> {
+pub(crate) fn measure(mix: Mix, rules: usize, peers: &[Peer], effort: Effort) -> anyhow::Result<Vec<Measured>> {
+    let workload = Workload::new(rules, mix.regexes(), SATISFYING);
     let executions: Vec<_> = workload.executions.iter().chain(&workload.satisfying).cloned().collect();
     let reference = Reference::new(&workload.rules)?;
     let expected: Vec<_> = executions.iter().map(|execution| reference.matched(execution, |_| true)).collect();
     let mut contestants = Vec::new();
     for peer in peers {
         let Loaded { mut engine, cost } = (peer.load)(&workload.rules, &executions)?;
-        let rules = (0..workload.rules.len()).filter(|rule| engine.has_rule(*rule)).count();
-        let expected: Vec<_> = if rules == workload.rules.len() {
+        let expressed = (0..rules).filter(|rule| engine.has_rule(*rule)).count();
+        let expected: Vec<_> = if expressed == rules {
             expected.clone()
         } else {
             executions.iter().map(|execution| reference.matched(execution, |rule| engine.has_rule(rule))).collect()
         };
         let each = compare(peer.name, &mut *engine, &expected, effort)?;
         let allocations = allocations(&mut *engine, &expected[..EXECUTIONS], each);
-        let notes = engine.notes();
         let measured = Measured {
-            name: peer.name,
+            mix,
+            rules: workload.rules.len(),
+            engine: peer.name.to_owned(),
+            expressed,
             nanoseconds: 0.0,
             least_nanoseconds: 0.0,
             executions: 0,
-            rules,
             allocations,
             load: cost,
-            notes,
+            compile: engine.compiling(),
         };
         contestants.push(Contestant::new(engine, measured, each, effort));
     }
@@ -123,17 +112,21 @@ fn compare(name: &str, engine: &mut dyn Engine, expected: &[Matched], effort: Ef
     Ok(start.elapsed() / warm as u32)
 }
 
-/// Allocations for each execution that satisfies no rule.
+/// Allocations for each execution that satisfies no rule, at the second time: what is built when it is first needed is
+/// built by then.
 fn allocations(engine: &mut dyn Engine, expected: &[Matched], each: Duration) -> f64 {
-    let (mut allocations, mut executions) = (0, 0);
     let limit = affordable(each, Duration::from_millis(200));
-    for (index, _) in expected.iter().enumerate().filter(|(_, matched)| matched.count() == 0).take(limit) {
+    let satisfying_none = expected.iter().enumerate().filter(|(_, matched)| matched.count() == 0);
+    let indices: Vec<_> = satisfying_none.map(|(index, _)| index).take(limit).collect();
+    let mut pass = || {
         let before = counting::allocations();
-        black_box(engine.run(index..index + 1));
-        allocations += counting::allocations() - before;
-        executions += 1;
-    }
-    allocations as f64 / f64::from(executions)
+        for index in &indices {
+            black_box(engine.run(*index..index + 1));
+        }
+        counting::allocations() - before
+    };
+    pass();
+    pass() as f64 / indices.len() as f64
 }
 
 /// How many executions can be evaluated in a time.

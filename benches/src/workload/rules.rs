@@ -155,10 +155,7 @@ fn combination(repeat: usize, random: &mut Random) -> Condition {
     And(match repeat % 3 {
         0 => vec![equals(Exe), not(Uid(UidTest::Equals(0)))],
         1 => vec![Or(vec![equals(Exe), equals(Exe)]), Uid(UidTest::Equals(0)), not(equals(Parent))],
-        _ => {
-            let prefix = TextTest::Prefix("/usr/lib/debug/".to_owned());
-            vec![equals(Name), Uid(UidTest::AtLeast(1000)), not(Text(Exe, prefix))]
-        }
+        _ => vec![equals(Name), Uid(UidTest::AtLeast(1000)), not(equals(Exe))],
     })
 }
 

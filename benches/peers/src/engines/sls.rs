@@ -58,7 +58,7 @@ impl<M: Matcher> Engine for Sls<M> {
         matched
     }
 
-    fn notes(&self) -> Vec<(&'static str, Cost)> {
-        vec![("compiling", self.compiling)]
+    fn compiling(&self) -> Option<Cost> {
+        Some(self.compiling)
     }
 }
