@@ -1,7 +1,11 @@
-//! What the benchmarks share: medians and tables.
+//! What the benchmarks share: a workload, an allocator that counts, medians and tables.
 
-#![forbid(unsafe_code)]
-#![deny(missing_docs)]
+#![deny(missing_docs, unsafe_code)]
+
+#[allow(unsafe_code)]
+pub mod counting;
+pub mod sls;
+pub mod workload;
 
 use std::fmt;
 

@@ -1,10 +1,11 @@
 //! The plain evaluator: it walks the tree of every rule of every policy, in order. It is the oracle that faster
 //! matchers are tested against, and it tells why.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::event::{Event, Value};
-use crate::list::any;
+use crate::list::{List, any};
 use crate::pattern::Known;
 use crate::policy::{Policy, PolicySet};
 use crate::rule::{Comparison, Condition, Rule, Test};
@@ -64,12 +65,58 @@ impl TreeMatcher {
 impl Matcher for TreeMatcher {
     fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
         for policy in self.policies.active() {
-            let Some(outcome) = outcome(policy, event) else { continue };
-            if outcome.is_response() {
-                let rule = &policy.rules[outcome.rule];
-                decided(Decision { policy, rule, certain: outcome.certain, uncertain: outcome.uncertain });
+            if let Some(decision) = decision::<WalkThrough>(policy, event) {
+                decided(decision);
             }
         }
+    }
+}
+
+/// What the policy decides, if it responds to the event.
+pub(crate) fn decision<'p, L: Lists>(policy: &'p Arc<Policy>, event: &Event) -> Option<Decision<'p>> {
+    let outcome = outcome_by::<L>(policy, event).filter(Outcome::is_response)?;
+    let rule = policy.rules.get(outcome.rule)?;
+    Some(Decision { policy, rule, certain: outcome.certain, uncertain: outcome.uncertain })
+}
+
+/// How it is found out whether a list holds a value.
+pub(crate) trait Lists {
+    fn contains_text(list: &List, value: &[u8], known: Known, fold: bool) -> Truth;
+    fn contains_number(list: &List, number: u64) -> Truth;
+    fn contains_host(list: &List, address: IpAddr) -> Truth;
+}
+
+/// Entry by entry.
+pub(crate) struct WalkThrough;
+
+impl Lists for WalkThrough {
+    fn contains_text(list: &List, value: &[u8], known: Known, fold: bool) -> Truth {
+        list.entries.contains_text(value, known, fold)
+    }
+
+    fn contains_number(list: &List, number: u64) -> Truth {
+        list.entries.contains_number(number)
+    }
+
+    fn contains_host(list: &List, address: IpAddr) -> Truth {
+        list.entries.contains_host(address)
+    }
+}
+
+/// By the list's index.
+pub(crate) struct LookUp;
+
+impl Lists for LookUp {
+    fn contains_text(list: &List, value: &[u8], known: Known, fold: bool) -> Truth {
+        list.looked_up_text(value, known, fold)
+    }
+
+    fn contains_number(list: &List, number: u64) -> Truth {
+        list.looked_up_number(number)
+    }
+
+    fn contains_host(list: &List, address: IpAddr) -> Truth {
+        list.looked_up_host(address)
     }
 }
 
@@ -101,12 +148,16 @@ impl Outcome {
 /// What the policy makes of the event; none if the event does not raise it. An event of which that is not known is
 /// undecided, unless the rules ignore it.
 pub(crate) fn outcome(policy: &Policy, event: &Event) -> Option<Outcome> {
+    outcome_by::<WalkThrough>(policy, event)
+}
+
+fn outcome_by<L: Lists>(policy: &Policy, event: &Event) -> Option<Outcome> {
     let mut uncertain = FieldSet::EMPTY;
     let raised = policy.trigger(event, &mut uncertain);
     if raised == Truth::False {
         return None;
     }
-    let outcome = outcome_of_rules(policy, event);
+    let outcome = outcome_of_rules::<L>(policy, event);
     Some(match raised {
         Truth::Unknown if outcome.is_response() => {
             Outcome { certain: false, uncertain: uncertain.union(outcome.uncertain), ..outcome }
@@ -117,7 +168,7 @@ pub(crate) fn outcome(policy: &Policy, event: &Event) -> Option<Outcome> {
 
 /// Runs the rules from the top. The first that is true decides. A rule that stays unknown decides nothing; if it would
 /// have given another verdict than the rule that decides, the event is undecided.
-fn outcome_of_rules(policy: &Policy, event: &Event) -> Outcome {
+fn outcome_of_rules<L: Lists>(policy: &Policy, event: &Event) -> Outcome {
     // The first rule in doubt for each verdict, and the fields in doubt of all.
     let mut doubts: [Option<usize>; 2] = [None, None];
     let mut uncertain = FieldSet::EMPTY;
@@ -125,7 +176,7 @@ fn outcome_of_rules(policy: &Policy, event: &Event) -> Outcome {
         let mut unknown = FieldSet::EMPTY;
         let truth = match &rule.condition {
             None => Truth::True,
-            Some(condition) => evaluate(condition, event, &mut unknown),
+            Some(condition) => evaluate_by::<L>(condition, event, &mut unknown),
         };
         match truth {
             Truth::False => {}
@@ -152,18 +203,22 @@ fn outcome_of_rules(policy: &Policy, event: &Event) -> Outcome {
 
 /// The value of a condition. The fields of its unknown tests are added to `unknown` if the whole is unknown.
 pub(crate) fn evaluate(condition: &Condition, event: &Event, unknown: &mut FieldSet) -> Truth {
+    evaluate_by::<WalkThrough>(condition, event, unknown)
+}
+
+fn evaluate_by<L: Lists>(condition: &Condition, event: &Event, unknown: &mut FieldSet) -> Truth {
     match condition {
         Condition::And(terms) => terms.iter().fold(Truth::True, |truth, term| match truth {
             Truth::False => truth,
-            _ => truth.and(evaluate(term, event, unknown)),
+            _ => truth.and(evaluate_by::<L>(term, event, unknown)),
         }),
         Condition::Or(terms) => terms.iter().fold(Truth::False, |truth, term| match truth {
             Truth::True => truth,
-            _ => truth.or(evaluate(term, event, unknown)),
+            _ => truth.or(evaluate_by::<L>(term, event, unknown)),
         }),
-        Condition::Not(inner) => !evaluate(inner, event, unknown),
+        Condition::Not(inner) => !evaluate_by::<L>(inner, event, unknown),
         Condition::Test(test) => {
-            let truth = evaluate_test(test, event);
+            let truth = evaluate_value_by::<L>(test, event.value(test.field));
             if truth == Truth::Unknown {
                 unknown.insert(test.field);
             }
@@ -179,6 +234,10 @@ pub(crate) fn evaluate_test(test: &Test, event: &Event) -> Truth {
 
 /// The value of one test for a value of its field.
 pub(crate) fn evaluate_value(test: &Test, value: Value<'_>) -> Truth {
+    evaluate_value_by::<WalkThrough>(test, value)
+}
+
+fn evaluate_value_by<L: Lists>(test: &Test, value: Value<'_>) -> Truth {
     let value = match value {
         Value::Unknown => return Truth::Unknown,
         // A text without a value is empty. Nothing else without a value passes any test, turned round or not.
@@ -190,7 +249,7 @@ pub(crate) fn evaluate_value(test: &Test, value: Value<'_>) -> Truth {
         },
         value => value,
     };
-    let truth = compare(&test.comparison, test.field, value);
+    let truth = compare::<L>(&test.comparison, test.field, value);
     if test.negated { !truth } else { truth }
 }
 
@@ -202,14 +261,14 @@ fn absent_number(test: &Test) -> Truth {
     }
 }
 
-fn compare(comparison: &Comparison, field: Field, value: Value<'_>) -> Truth {
+fn compare<L: Lists>(comparison: &Comparison, field: Field, value: Value<'_>) -> Truth {
     match (comparison, value) {
-        (Comparison::AnyOf(parts), value) => any(parts, |part| compare(part, field, value)),
+        (Comparison::AnyOf(parts), value) => any(parts, |part| compare::<L>(part, field, value)),
         (Comparison::List { list, .. }, Value::Many { items, truncated }) if field.kind() == FieldKind::Lineage => {
             list.entries.contains_lineage(items, truncated)
         }
         (comparison, Value::Many { items, truncated }) => {
-            let one = |bytes| compare(comparison, field, Value::Text { bytes, truncated: false });
+            let one = |bytes| compare::<L>(comparison, field, Value::Text { bytes, truncated: false });
             let rest = if truncated { Truth::Unknown } else { Truth::False };
             any(items.iter(), one).or(rest)
         }
@@ -218,10 +277,10 @@ fn compare(comparison: &Comparison, field: Field, value: Value<'_>) -> Truth {
         }
         (Comparison::Like(like), Value::Text { bytes, truncated }) => like.matches(bytes, known(field, truncated)),
         (Comparison::List { list, fold }, Value::Text { bytes, truncated }) => {
-            list.entries.contains_text(bytes, known(field, truncated), *fold)
+            L::contains_text(list, bytes, known(field, truncated), *fold)
         }
-        (Comparison::List { list, .. }, Value::Number(number)) => list.entries.contains_number(number),
-        (Comparison::List { list, .. }, Value::Host(address)) => list.entries.contains_host(address),
+        (Comparison::List { list, .. }, Value::Number(number)) => L::contains_number(list, number),
+        (Comparison::List { list, .. }, Value::Host(address)) => L::contains_host(list, address),
         (Comparison::Number(test), Value::Number(number)) => test.holds(number).into(),
         (Comparison::Bool(wanted), Value::Bool(value)) => (*wanted == value).into(),
         (Comparison::Host(network), Value::Host(address)) => network.contains(&address).into(),

@@ -1,7 +1,7 @@
 //! Named lists, which rules compare fields with.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::bytes::file_name;
 use crate::event::Items;
+use crate::matcher::ListIndex;
 use crate::pattern::{Known, Pattern};
 use crate::policy::names;
 use crate::schema::FieldKind;
@@ -50,9 +51,16 @@ pub struct List {
     /// Free text.
     pub description: String,
     pub(crate) entries: Entries,
+    /// Made when it is first asked for.
+    pub(crate) index: OnceLock<Option<Box<ListIndex>>>,
 }
 
 impl List {
+    /// What values are looked up in, if that is worth it.
+    pub(crate) fn index(&self) -> Option<&ListIndex> {
+        self.index.get_or_init(|| ListIndex::new(&self.entries).map(Box::new)).as_deref()
+    }
+
     /// How many entries it has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -147,7 +155,7 @@ pub(crate) struct Hosts {
 impl Hosts {
     fn contains(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&address))
-            || self.names.iter().any(|name| name.addresses.load().contains(&address))
+            || self.names.iter().any(|name| name.stands_for(address))
     }
 }
 
@@ -195,6 +203,10 @@ impl HostName {
     /// see the old or the new ones, and wait for nothing.
     pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.addresses.store(Arc::new(addresses.into_iter().take(MAX_HOST_ADDRESSES).collect()));
+    }
+
+    pub(crate) fn stands_for(&self, address: IpAddr) -> bool {
+        self.addresses.load().contains(&address)
     }
 
     /// The addresses that it stands for.

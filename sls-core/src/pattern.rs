@@ -61,6 +61,11 @@ impl Pattern {
         self.pieces.iter().map(|piece| piece.len()).sum()
     }
 
+    /// The literal pieces between the stars, which the first and the last are the ends of.
+    pub(crate) fn pieces(&self) -> &[Box<[u8]>] {
+        &self.pieces
+    }
+
     /// The one text that it matches, if it has no star.
     pub(crate) fn literal(&self) -> Option<&[u8]> {
         match &*self.pieces {
@@ -233,11 +238,16 @@ impl Like {
         self.regex.as_str()
     }
 
-    /// What every match begins with: one of these, which is the whole match where it says so. None if there are many.
-    pub(crate) fn starts(&self) -> Option<Vec<(Vec<u8>, bool)>> {
+    /// The expression's syntax.
+    pub(crate) fn hir(&self) -> Option<Hir> {
         let mut parser =
             regex_syntax::ParserBuilder::new().unicode(false).utf8(false).dot_matches_new_line(true).build();
-        let hir = parser.parse(self.regex.as_str()).ok()?;
+        parser.parse(self.regex.as_str()).ok()
+    }
+
+    /// What every match begins with: one of these, which is the whole match where it says so. None if there are many.
+    pub(crate) fn starts(&self) -> Option<Vec<(Vec<u8>, bool)>> {
+        let hir = self.hir()?;
         let starts = Extractor::new().extract(&hir);
         Some(starts.literals()?.iter().map(|start| (start.as_bytes().to_vec(), start.is_exact())).collect())
     }

@@ -96,8 +96,7 @@ impl Policy {
         let mut check = Check { event, unknown };
         match (self.policy_type, &self.options) {
             (PolicyType::File, _) => {
-                let truth =
-                    check.is_one_of(Field::FileOperation, &["CREATE", "OPEN_WRITE", "RENAME", "LINK", "SYMLINK"]);
+                let truth = check.is_one_of(Field::FileOperation, CREATIONS);
                 // What was created is the new name.
                 let old_name = !event.is_under_new_name() && event.value(Field::NewFilePath) != Value::Absent;
                 if old_name { Truth::False } else { truth }
@@ -107,15 +106,12 @@ impl Policy {
                 check.number(Field::FileAge, |age| age <= file_timeout.as_secs())
             }
             (_, TypeOptions::Chmod { bits }) => check
-                .is_one_of(Field::FileOperation, &["CHMOD"])
+                .is_one_of(Field::FileOperation, MODE_CHANGES)
                 .and(check.number(Field::FileMode, |mode| mode & u64::from(*bits) != 0)),
             (PolicyType::InteractiveShell, _) => check.interactive_shell(),
-            (PolicyType::Selinux, _) => check
-                .is_one_of(Field::SecurityChange, &["SELINUX_DISABLED", "SELINUX_PERMISSIVE", "SELINUX_POLICY_LOADED"]),
-            (PolicyType::SmepSmap, _) => {
-                check.is_one_of(Field::SecurityChange, &["SMEP_DISABLED", "SMAP_DISABLED", "WRITE_PROTECT_DISABLED"])
-            }
-            (PolicyType::KernelPayload, _) => check.is_one_of(Field::SecurityChange, &["KERNEL_PAYLOAD"]),
+            (PolicyType::Selinux, _) => check.is_one_of(Field::SecurityChange, SELINUX_CHANGES),
+            (PolicyType::SmepSmap, _) => check.is_one_of(Field::SecurityChange, PROCESSOR_CHANGES),
+            (PolicyType::KernelPayload, _) => check.is_one_of(Field::SecurityChange, PAYLOADS),
             (_, TypeOptions::Probe { symbol, executable, .. }) => {
                 let on_executable = match executable {
                     Some(executable) => check.is_one_of(Field::ProbeExecutable, &[executable]),
@@ -128,6 +124,41 @@ impl Policy {
         }
     }
 }
+
+impl Policy {
+    /// A field and texts of which it has one in every event that raises the policy; of a path, as its file name. None if
+    /// that depends on no text.
+    pub(crate) fn trigger_texts(&self) -> Option<(Field, Vec<Vec<u8>>)> {
+        let names = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+        match (self.policy_type, &self.options) {
+            (PolicyType::File, _) => Some((Field::FileOperation, names(CREATIONS))),
+            (PolicyType::Chmod, _) => Some((Field::FileOperation, names(MODE_CHANGES))),
+            (PolicyType::Selinux, _) => Some((Field::SecurityChange, names(SELINUX_CHANGES))),
+            (PolicyType::SmepSmap, _) => Some((Field::SecurityChange, names(PROCESSOR_CHANGES))),
+            (PolicyType::KernelPayload, _) => Some((Field::SecurityChange, names(PAYLOADS))),
+            (PolicyType::InteractiveShell, _) => {
+                let programs = SHELLS.iter().copied().chain([BUSYBOX]);
+                Some((Field::ProgramName, programs.map(<[u8]>::to_vec).collect()))
+            }
+            (_, TypeOptions::Probe { symbol, .. }) => Some((Field::ProbeSymbol, names(&[symbol]))),
+            _ => None,
+        }
+    }
+}
+
+/// Operations that give a file a name or new content.
+const CREATIONS: &[&str] = &["CREATE", "OPEN_WRITE", "RENAME", "LINK", "SYMLINK"];
+
+const MODE_CHANGES: &[&str] = &["CHMOD"];
+
+const SELINUX_CHANGES: &[&str] = &["SELINUX_DISABLED", "SELINUX_PERMISSIVE", "SELINUX_POLICY_LOADED"];
+
+const PROCESSOR_CHANGES: &[&str] = &["SMEP_DISABLED", "SMAP_DISABLED", "WRITE_PROTECT_DISABLED"];
+
+const PAYLOADS: &[&str] = &["KERNEL_PAYLOAD"];
+
+/// It is every shell.
+const BUSYBOX: &[u8] = b"busybox";
 
 /// Programs that are interactive command interpreters when they are started without a command or script. Busybox counts
 /// when it is called by one of these names.
@@ -193,7 +224,7 @@ impl Check<'_> {
             Value::Absent => return Truth::False,
             _ => return self.in_doubt(Field::ProgramName),
         };
-        if program != b"busybox" {
+        if program != BUSYBOX {
             return SHELLS.contains(&program).into();
         }
         match self.event.arguments().next() {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::object::{Attributes, unique_keys};
@@ -424,7 +424,7 @@ pub(super) fn decode_list(
             Entries::Lineages(each(items, attributes.diagnostics, wanted, lineage))
         }
     };
-    Some(List { name: name.into(), list_type, description, entries })
+    Some(List { name: name.into(), list_type, description, entries, index: OnceLock::new() })
 }
 
 /// The strings of a sequence; anything else is reported.

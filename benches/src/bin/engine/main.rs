@@ -3,10 +3,7 @@
 
 // It prints what it measured.
 #![allow(clippy::print_stdout)]
-#![deny(unsafe_code)]
-
-#[allow(unsafe_code)]
-mod counting;
+#![forbid(unsafe_code)]
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -14,13 +11,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::ensure;
+use sls_benches::counting::{Counting, allocations, bytes};
 use sls_benches::{Table, median};
 use sls_core::{
     DryRunResponder, Engine, Event, EventKind, Field, Matcher, PolicySet, ProcessKey, ProcessTable, TreeMatcher,
     UnknownKeys, Value,
 };
-
-use counting::{Counting, allocations, bytes};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

@@ -1,0 +1,199 @@
+//! The atoms of many policies, by field, so that those which an event has are found together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::atom::Atom;
+use super::need::{Chooser, of_entries};
+use super::ranges::Ranges;
+use super::table::Target;
+use super::text::{TextIndex, TextIndexBuilder};
+use crate::event::{Event, Value, canonical};
+use crate::list::{Entries, HostName, List};
+use crate::pattern::Known;
+use crate::schema::{Field, FieldKind};
+
+/// Set in the target of a list, whose number leads to the policies that ask for the list.
+const GROUP: Target = 1 << 30;
+
+/// What an event is looked up in.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    fields: Box<[(Field, FieldIndex)]>,
+    /// The targets of each list.
+    groups: Box<[Box<[Target]>]>,
+}
+
+#[derive(Clone, Debug)]
+enum FieldIndex {
+    Text(Box<TextIndex>),
+    Number { ranges: Ranges<u64>, all: Box<[Target]> },
+    Bool([Box<[Target]>; 2]),
+    Host(Box<HostIndex>),
+}
+
+#[derive(Clone, Debug)]
+struct HostIndex {
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
+    /// Domain names, whose addresses change, and who asks for each.
+    names: Box<[(Arc<HostName>, Target)]>,
+    all: Box<[Target]>,
+}
+
+impl Index {
+    /// Calls `found` for each policy of which the event has an atom, in any order, and perhaps for others.
+    #[inline]
+    pub(super) fn each(&self, event: &Event, mut found: impl FnMut(Target)) {
+        let mut found = |target: Target| match target & GROUP {
+            0 => found(target),
+            _ => {
+                let group = self.groups.get((target & !GROUP) as usize);
+                group.into_iter().flatten().for_each(|target| found(*target));
+            }
+        };
+        for (field, index) in &self.fields {
+            index.each(*field, event.value(*field), &mut found);
+        }
+    }
+}
+
+impl FieldIndex {
+    #[inline]
+    fn each(&self, field: Field, value: Value<'_>, found: &mut impl FnMut(Target)) {
+        match (self, value) {
+            (Self::Text(index), Value::Text { bytes, truncated: false }) => index.each(bytes, found),
+            (Self::Text(index), Value::Text { bytes, .. }) => {
+                let known = if field.kind() == FieldKind::Path { Known::End } else { Known::Start };
+                index.each_of_part(bytes, known, found);
+            }
+            (Self::Text(_), Value::Absent) if field.spec().many => {}
+            (Self::Text(index), Value::Absent) => index.each(b"", found),
+            (Self::Text(index), Value::Many { items, truncated: false }) => {
+                items.iter().for_each(|item| index.each(item, &mut *found));
+            }
+            (Self::Text(index), _) => index.each_target(found),
+            (Self::Number { ranges, .. }, Value::Number(number)) => ranges.each(number, found),
+            (Self::Bool([when_false, when_true]), value) => match value {
+                Value::Bool(true) => when_true.iter().for_each(|target| found(*target)),
+                Value::Bool(false) | Value::Absent => when_false.iter().for_each(|target| found(*target)),
+                _ => [when_false, when_true].into_iter().flatten().for_each(|target| found(*target)),
+            },
+            (Self::Host(index), Value::Host(address)) => index.each(address, found),
+            (Self::Number { .. } | Self::Host(_), Value::Absent) => {}
+            (Self::Number { all, .. }, _) => all.iter().for_each(|target| found(*target)),
+            (Self::Host(index), _) => index.all.iter().for_each(|target| found(*target)),
+        }
+    }
+}
+
+impl HostIndex {
+    fn each(&self, address: IpAddr, found: &mut impl FnMut(Target)) {
+        match address {
+            IpAddr::V4(address) => self.v4.each(address.into(), &mut *found),
+            IpAddr::V6(address) => self.v6.each(address.into(), &mut *found),
+        }
+        for (name, target) in &self.names {
+            if name.stands_for(address) {
+                found(*target);
+            }
+        }
+    }
+}
+
+/// Builds an [`Index`].
+#[derive(Debug, Default)]
+pub(super) struct IndexBuilder {
+    texts: BTreeMap<Field, TextIndexBuilder>,
+    numbers: BTreeMap<Field, Vec<(u64, u64, Target)>>,
+    bools: BTreeMap<Field, [Vec<Target>; 2]>,
+    hosts: BTreeMap<Field, HostIndexBuilder>,
+    groups: Vec<Vec<Target>>,
+    lists: HashMap<(Field, *const List), Target>,
+}
+
+#[derive(Debug, Default)]
+struct HostIndexBuilder {
+    v4: Vec<(u32, u32, Target)>,
+    v6: Vec<(u128, u128, Target)>,
+    names: Vec<(Arc<HostName>, Target)>,
+}
+
+impl IndexBuilder {
+    /// Adds an atom that a policy needs. The lists have to live until the index is built.
+    pub(super) fn add(&mut self, atom: Atom, target: Target, chooser: &Chooser) {
+        match atom {
+            Atom::Text { field, part, of_parts } => self.text(field).add(part, of_parts, target),
+            Atom::Like { field, like } => self.text(field).add_like(*like, target),
+            Atom::List { field, list } => self.add_list(field, &list, target, chooser),
+            Atom::Numbers { field, ranges } => {
+                let entries = ranges.into_iter().map(|(from, to)| (from, to, target));
+                self.numbers.entry(field).or_default().extend(entries);
+            }
+            Atom::Bool { field, wanted } => self.bools.entry(field).or_default()[usize::from(wanted)].push(target),
+            Atom::Host { field, network } => {
+                let hosts = self.hosts.entry(field).or_default();
+                match network {
+                    IpNet::V4(net) => hosts.v4.push((net.network().into(), net.broadcast().into(), target)),
+                    IpNet::V6(net) => hosts.v6.push((net.network().into(), net.broadcast().into(), target)),
+                }
+            }
+        }
+    }
+
+    pub(super) fn build(self) -> Index {
+        let texts = self.texts.into_iter().map(|(field, texts)| (field, FieldIndex::Text(Box::new(texts.build()))));
+        let numbers = self.numbers.into_iter().map(|(field, ranges)| {
+            let all = all(ranges.iter().map(|(_, _, target)| *target));
+            (field, FieldIndex::Number { ranges: Ranges::new(&ranges), all })
+        });
+        let bools = self.bools.into_iter().map(|(field, targets)| (field, FieldIndex::Bool(targets.map(all))));
+        let hosts = self.hosts.into_iter().map(|(field, hosts)| (field, FieldIndex::Host(Box::new(hosts.build()))));
+        Index {
+            fields: texts.chain(numbers).chain(bools).chain(hosts).collect(),
+            groups: self.groups.into_iter().map(all).collect(),
+        }
+    }
+
+    fn text(&mut self, field: Field) -> &mut TextIndexBuilder {
+        self.texts.entry(canonical(field)).or_default()
+    }
+
+    /// The entries of a list are added once, however many policies ask for it.
+    fn add_list(&mut self, field: Field, list: &Arc<List>, target: Target, chooser: &Chooser) {
+        let next = self.groups.len() as Target;
+        let group = *self.lists.entry((field, Arc::as_ptr(list))).or_insert(next);
+        if group == next {
+            self.groups.push(Vec::new());
+            for need in of_entries(field, &list.entries) {
+                for atom in chooser.choose(need).into_iter().flatten() {
+                    self.add(atom, group | GROUP, chooser);
+                }
+            }
+            if let Entries::Hosts(hosts) = &list.entries {
+                let names = hosts.names.iter().map(|name| (name.clone(), group | GROUP));
+                self.hosts.entry(field).or_default().names.extend(names);
+            }
+        }
+        self.groups[group as usize].push(target);
+    }
+}
+
+impl HostIndexBuilder {
+    fn build(self) -> HostIndex {
+        let v4 = self.v4.iter().map(|(_, _, target)| *target);
+        let v6 = self.v6.iter().map(|(_, _, target)| *target);
+        let all = all(v4.chain(v6).chain(self.names.iter().map(|(_, target)| *target)));
+        HostIndex { v4: Ranges::new(&self.v4), v6: Ranges::new(&self.v6), names: self.names.into(), all }
+    }
+}
+
+fn all(targets: impl IntoIterator<Item = Target>) -> Box<[Target]> {
+    let mut targets: Vec<_> = targets.into_iter().collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets.into()
+}

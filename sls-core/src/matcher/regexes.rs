@@ -1,0 +1,121 @@
+//! Regular expressions of which no text is known that they need: one automaton for all of them.
+
+use std::cell::RefCell;
+
+use regex_automata::meta::Regex;
+use regex_automata::{Input, PatternSet};
+use regex_syntax::hir::{Class, ClassBytes, Hir, HirKind, Look};
+
+use super::literals;
+use super::table::Target;
+use crate::pattern::Like;
+
+/// The most bytes of the automaton that is built from what is seen.
+const DFA_CACHE: usize = 4 << 20;
+
+thread_local! {
+    /// Which expressions match. Allocated when there is the first match, and when there are more expressions than before.
+    static MATCHING: RefCell<PatternSet> = RefCell::new(PatternSet::new(0));
+}
+
+/// Expressions over whole values, each with a target.
+#[derive(Clone, Debug)]
+pub(super) struct Regexes {
+    /// None if they cannot be compiled together.
+    together: Option<Regex>,
+    targets: Box<[Target]>,
+    /// A byte that every expression needs, folded.
+    needed: Option<u8>,
+}
+
+impl Regexes {
+    /// Which is none if there are no expressions.
+    pub(super) fn new(likes: &[(Like, Target)]) -> Option<Self> {
+        if likes.is_empty() {
+            return None;
+        }
+        let hirs: Option<Vec<Hir>> = likes.iter().map(|(like, _)| like.hir()).collect();
+        let config = Regex::config()
+            .utf8_empty(false)
+            .hybrid_cache_capacity(DFA_CACHE)
+            .which_captures(regex_automata::nfa::thompson::WhichCaptures::None)
+            .nfa_size_limit(None);
+        let needed = hirs.as_ref().and_then(|hirs| needed_byte(hirs));
+        let hirs = hirs.map(|hirs| hirs.into_iter().map(float).collect::<Vec<_>>());
+        let together = hirs.and_then(|hirs| Regex::builder().configure(config).build_many_from_hir(&hirs).ok());
+        Some(Self { together, targets: likes.iter().map(|(_, target)| *target).collect(), needed })
+    }
+
+    /// Calls `found` for each expression that matches `value`.
+    pub(super) fn each(&self, value: &[u8], mut found: impl FnMut(Target)) {
+        // Two bytes fold to it.
+        if self.needed.is_some_and(|byte| memchr::memchr2(byte, byte ^ 0x20, value).is_none()) {
+            return;
+        }
+        let Some(together) = &self.together else {
+            self.targets.iter().for_each(|target| found(*target));
+            return;
+        };
+        let input = Input::new(value);
+        if !together.is_match(input.clone().earliest(true)) {
+            return;
+        }
+        MATCHING.with(|matching| match matching.try_borrow_mut() {
+            Ok(mut matching) => {
+                if matching.capacity() < together.pattern_len() {
+                    *matching = PatternSet::new(together.pattern_len());
+                }
+                matching.clear();
+                together.which_overlapping_matches(&input, &mut matching);
+                matching
+                    .iter()
+                    .filter_map(|pattern| self.targets.get(pattern.as_usize()))
+                    .for_each(|target| found(*target));
+            }
+            // `found` matches something itself.
+            Err(_) => self.targets.iter().for_each(|target| found(*target)),
+        });
+    }
+}
+
+/// The folded byte that every expression needs.
+fn needed_byte(hirs: &[Hir]) -> Option<u8> {
+    let mut needed = hirs.iter().map(|hir| match &literals::required(hir)?[..] {
+        [literal] => literal.first().copied(),
+        _ => None,
+    });
+    let first = needed.next()??;
+    needed.all(|byte| byte == Some(first)).then_some(first)
+}
+
+/// The expression without the `.*` at its ends, so that a search can stop at the first match.
+fn float(hir: Hir) -> Hir {
+    let HirKind::Concat(parts) = hir.kind() else { return hir };
+    let anything = |hir: &Hir| match hir.kind() {
+        HirKind::Repetition(repetition) => {
+            repetition.min == 0
+                && repetition.max.is_none()
+                && matches!(repetition.sub.kind(), HirKind::Class(Class::Bytes(class)) if is_any_byte(class))
+        }
+        _ => false,
+    };
+    let look = |hir: &Hir, look: Look| matches!(hir.kind(), HirKind::Look(other) if *other == look);
+    let mut parts = &parts[..];
+    if let [start, any, rest @ ..] = parts
+        && look(start, Look::Start)
+        && anything(any)
+    {
+        parts = rest;
+    }
+    if let [rest @ .., any, end] = parts
+        && look(end, Look::End)
+        && anything(any)
+    {
+        parts = rest;
+    }
+    Hir::concat(parts.to_vec())
+}
+
+fn is_any_byte(class: &ClassBytes) -> bool {
+    matches!(class.ranges(), [all] if all.start() == 0 && all.end() == u8::MAX)
+}
