@@ -236,7 +236,7 @@ fn threads_share_a_matcher() {
                 for round in 0..2 * cases.len() {
                     let (matcher, events) = &cases[(round + 3 * thread) % cases.len()];
                     for (event, expected) in events {
-                        assert_eq!(answers(matcher, event), *expected);
+                        assert!(answers(matcher, event) == *expected, "{}", event.to_json());
                     }
                 }
             });
@@ -295,8 +295,8 @@ fn callbacks_may_ask_again_or_panic() {
                 outer.push(decision.policy.name.to_string());
                 if inner < 3 {
                     inner += 1;
-                    assert_eq!(answers(matcher, event), *expected);
-                    assert_eq!(answers(other, other_event), *other_expected);
+                    assert!(answers(matcher, event) == *expected, "{}", event.to_json());
+                    assert!(answers(other, other_event) == *other_expected, "{}", other_event.to_json());
                 }
             });
             assert!(expected.last().unwrap().iter().map(|answer| &answer.policy).eq(&outer));
@@ -304,7 +304,7 @@ fn callbacks_may_ask_again_or_panic() {
                 interrupted += 1;
                 let panicking = AssertUnwindSafe(|| matcher.decide(event, &mut |_| resume_unwind(Box::new(()))));
                 assert!(catch_unwind(panicking).is_err());
-                assert_eq!(answers(matcher, event), *expected);
+                assert!(answers(matcher, event) == *expected, "{}", event.to_json());
             }
         }
     }
