@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use sls_core::{
-    Action, ActionContext, ActionSet, DryRunResponder, Engine, Event, EventKind, Execution, Field, MAX_ALERT_LINEAGE,
-    MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT, PlannedAction, PolicySet, ProcessKey, Responder,
+    Action, ActionContext, ActionSet, CompiledMatcher, DryRunResponder, Engine, Event, EventKind, Execution, Field,
+    MAX_ALERT_LINEAGE, MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT, Matcher, PlannedAction, PolicySet, ProcessKey, Responder,
+    TreeMatcher,
 };
 
 use support::{ALLOCATIONS, BYTES};
@@ -85,6 +88,120 @@ fn a_miss_allocates_only_what_is_remembered() {
     // The image of the program: its texts, the ends of its arguments, what holds them, and two that shrink to fit.
     assert!(ALLOCATIONS.get() - allocations <= 600, "{} allocations", ALLOCATIONS.get() - allocations);
     assert_eq!(BYTES.get(), bytes, "memory grows");
+}
+
+// The matcher alone.
+
+/// Policies of every form, and some that share their first condition.
+fn many_policies(count: usize) -> Arc<PolicySet> {
+    let mut text = String::from(
+        "Shared: {type: paths, list: [/usr/bin/shared, '*/common']}\nChains: {type: lineage, list: [[sshd, sh], [cron, '*']]}\n\
+         Numbers: {type: numbers, list: [7, 100-200]}\n",
+    );
+    for index in 0..count {
+        let condition = match index % 10 {
+            0 => format!(r#"programName == "/opt/app{index}/bin" or parentProgramName == "/sbin/init""#),
+            1 => format!(r#"programName =~ "*/TOOL{index}" and uid != 0"#),
+            2 => format!(r#"programName == "/srv/{index}/*""#),
+            3 => format!(r#"programArguments == "*--token{index}*""#),
+            4 => format!(r#"programArguments like ".*--exfil{index}[a-z]+.*""#),
+            5 => format!(r#"programArguments like "[0-9]+[a-f]{{{}}}""#, index % 7 + 1),
+            6 => format!(r#"ancestorProgramName == "*/parent{index}" and userName != "root""#),
+            7 => format!("programName in $Shared and uid == {index}"),
+            8 => "lineage in $Chains and uid in $Numbers".to_owned(),
+            _ => format!(r#"programIsMemfd == true or invokedName == "*x{index}""#),
+        };
+        text.push_str(&format!("P{index}: {{policy: program, rules: ['match {condition}', default ignore]}}\n"));
+    }
+    Arc::new(PolicySet::from_yaml("many.yaml", text).unwrap())
+}
+
+fn changed(change: impl FnOnce(&mut Event) -> &mut Event) -> Event {
+    let mut event = Event::new(EventKind::Exec);
+    exec(&mut event, 100, "/usr/bin/true");
+    event.set_ancestors([&b"/bin/sh"[..], b"/usr/sbin/sshd", b"/sbin/init"]);
+    change(&mut event);
+    event
+}
+
+/// What is to be decided without an allocation, and how many of 1,000 policies respond at least.
+fn events() -> Vec<(&'static str, Event, usize)> {
+    let text = |field, text: &'static str| changed(move |event| event.set_text(field, text.as_bytes()));
+    vec![
+        ("miss", changed(|event| event), 0),
+        ("exact", text(Field::ProgramName, "/opt/app0/bin"), 1),
+        ("folded end", text(Field::ProgramName, "/x/tool1"), 1),
+        ("start", text(Field::ProgramName, "/srv/2/x"), 1),
+        ("inside", changed(|event| event.set_arguments([&b"x --token3 y"[..]])), 1),
+        ("expression", changed(|event| event.set_arguments([&b"x --exfil4abc"[..]])), 1),
+        ("expression without a literal", changed(|event| event.set_arguments([&b"123abcdef"[..]])), 1),
+        ("ancestor", changed(|event| event.set_ancestors([&b"/x/parent6"[..]])), 1),
+        ("lineage", changed(|event| event.set_number(Field::Uid, 150)), 100),
+        ("everything", changed(|event| event.set_bool(Field::ProgramIsMemfd, true)), 100),
+        ("only false candidates", text(Field::ProgramName, "/usr/bin/shared"), 0),
+        ("cut arguments", changed(|event| event.mark_truncated(Field::ProgramArguments)), 200),
+        ("cut ancestry", changed(|event| event.mark_truncated(Field::Lineage)), 100),
+        ("unknown program", changed(|event| event.mark_unknown(Field::ProgramName)), 200),
+        ("long arguments", changed(|event| event.set_arguments([&b"--exfil --token ".repeat(500)[..]])), 0),
+        ("64 ancestors", changed(|event| event.set_ancestors([&b"/usr/bin/parent"[..]; 64])), 0),
+    ]
+}
+
+/// Whatever it answers, and however many policies it has to look at.
+#[test]
+fn a_matcher_allocates_nothing() {
+    for count in [1, 8, 100, 1000] {
+        let policies = many_policies(count);
+        let (compiled, tree) = (CompiledMatcher::new(policies.clone()), TreeMatcher::new(policies));
+        for (what, event, least) in events() {
+            let decide = |matcher: &dyn Matcher| {
+                let mut responses = 0;
+                matcher.decide(&event, &mut |_| responses += 1);
+                responses
+            };
+            // Regular expressions keep what they learnt of a value, and a thread its room for candidates.
+            let expected = decide(&tree);
+            assert_eq!(decide(&compiled), expected, "{what}, {count} policies");
+            assert!(count < 1000 || expected >= least, "{what}: {expected} responses");
+            let before = ALLOCATIONS.get();
+            for _ in 0..3 {
+                decide(&compiled);
+            }
+            assert_eq!(ALLOCATIONS.get() - before, 0, "{what}, {count} policies");
+        }
+    }
+}
+
+/// Values that were never seen before are no reason either, where no expression has to learn them.
+#[test]
+fn new_values_allocate_nothing() {
+    let policies: Vec<_> = (0..1000)
+        .map(|index| {
+            let condition = match index % 3 {
+                0 => format!(r#"programName == "*/tool{index}""#),
+                1 => format!(r#"programArguments == "*--token{index}*""#),
+                _ => format!("uid == {index}"),
+            };
+            format!("P{index}: {{policy: program, rules: ['match {condition}', default ignore]}}\n")
+        })
+        .collect();
+    let matcher = CompiledMatcher::new(Arc::new(PolicySet::from_yaml("new.yaml", policies.concat()).unwrap()));
+    // Everything at once is the most that there is to remember.
+    let unknown = [Field::ProgramName, Field::ProgramArguments, Field::Uid];
+    let mut event = changed(|event| unknown.into_iter().fold(event, |event, field| event.mark_unknown(field)));
+    let mut responses = 0;
+    matcher.decide(&event, &mut |_| responses += 1);
+    assert_eq!(responses, 1000);
+    responses = 0;
+    for index in 0..1000_u32 {
+        exec(&mut event, index + 2, &format!("/opt/{index}/tool{index}"));
+        event.set_number(Field::Uid, index.into());
+        event.set_arguments([format!("x{index} --token{index}").as_bytes()]);
+        let before = ALLOCATIONS.get();
+        matcher.decide(&event, &mut |_| responses += 1);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "event {index}");
+    }
+    assert!(responses >= 1000, "{responses} responses");
 }
 
 /// An attacker who makes everything long makes no alert that fills the memory.

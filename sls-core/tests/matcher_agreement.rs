@@ -9,16 +9,20 @@ mod generators;
 mod matcher_cases;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Barrier};
+use std::thread;
 
+use arc_swap::ArcSwap;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 use sls_core::{
-    CompiledMatcher, Expr, Field, Matcher, Operand, Operator, PolicySet, PolicyType, Value as FieldValue, parse_rule,
+    CompiledMatcher, Event, EventKind, Expr, Field, Matcher, Operand, Operator, PolicySet, PolicyType, TestSyntax,
+    TreeMatcher, Truth, Value as FieldValue, parse_rule,
 };
 
 use broken_matchers::BROKEN;
-use matcher_cases::{Answer, Case, Choices, Step, case, check};
+use matcher_cases::{Answer, Case, Choices, Step, answers, case, check};
 
 fn compiled(_: &Map<String, Value>, policies: Arc<PolicySet>) -> Box<dyn Matcher> {
     Box::new(CompiledMatcher::new(policies))
@@ -187,19 +191,124 @@ fn note(policies: &PolicySet, step: &Step, answers: &[Answer], seen: &mut BTreeS
                 note(&format!("{kind} items"));
             }
         }
-        if !answer.certain && policy.is_raised_by(event) == sls_core::Truth::Unknown {
+        if !answer.certain && policy.is_raised_by(event) == Truth::Unknown {
             note("trigger in doubt");
         }
     }
 }
 
-fn tests(expression: &Expr, look: &mut dyn FnMut(&sls_core::TestSyntax)) {
+fn tests(expression: &Expr, look: &mut dyn FnMut(&TestSyntax)) {
     match expression {
         Expr::And(terms) | Expr::Or(terms) => terms.iter().for_each(|term| tests(term, look)),
         Expr::Not(inner, _) => tests(inner, look),
         Expr::Test(test) => look(test),
         _ => panic!("an expression of a new kind"),
     }
+}
+
+// One matcher in many hands.
+
+/// Cases with the matcher of each, and what it has to answer to each event.
+fn answered(seeds: std::ops::Range<u64>) -> Vec<(CompiledMatcher, Vec<(Event, Vec<Vec<Answer>>)>)> {
+    let cases = seeds.map(seeded).map(|case| {
+        let policies = matcher_cases::load(&case.document);
+        let tree = TreeMatcher::new(policies.clone());
+        let events = case.steps.into_iter().map(|step| {
+            let expected = answers(&tree, &step.event);
+            (step.event, expected)
+        });
+        let events = events.collect();
+        (CompiledMatcher::new(policies), events)
+    });
+    cases.collect()
+}
+
+#[test]
+fn threads_share_a_matcher() {
+    let cases = answered(2000..2024);
+    let start = Barrier::new(8);
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let (cases, start) = (&cases, &start);
+            scope.spawn(move || {
+                start.wait();
+                // Sets of all sizes in turn, each thread at another place.
+                for round in 0..2 * cases.len() {
+                    let (matcher, events) = &cases[(round + 3 * thread) % cases.len()];
+                    for (event, expected) in events {
+                        assert!(answers(matcher, event) == *expected, "{}", event.to_json());
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Whoever loads a matcher gets the answers of the old policies or of the new ones, and never of both.
+#[test]
+fn a_matcher_is_replaced_under_its_readers() {
+    let document = |name: &str| {
+        let policy = |index| {
+            (
+                format!("{name}{index}"),
+                serde_json::json!({"policy": "program", "rules": ["match programName == \"*/sh\"", "default ignore"]}),
+            )
+        };
+        (0..50).map(policy).collect::<Map<_, _>>()
+    };
+    let matchers = ["old", "new"].map(|name| Arc::new(CompiledMatcher::new(matcher_cases::load(&document(name)))));
+    let current = ArcSwap::from(matchers[0].clone());
+    let mut event = Event::new(EventKind::Exec);
+    event.set_text(Field::ProgramName, b"/bin/sh");
+    let expected = matchers.each_ref().map(|matcher| answers(&**matcher, &event));
+    assert_eq!(expected.each_ref().map(|names| names[0].len()), [50, 50]);
+    thread::scope(|scope| {
+        let reader = || {
+            scope.spawn(|| {
+                let mut seen = [false; 2];
+                while seen != [true; 2] {
+                    let found = answers(&**current.load(), &event);
+                    let of = expected.iter().position(|expected| *expected == found);
+                    seen[of.unwrap_or_else(|| panic!("of neither: {found:?}"))] = true;
+                }
+            })
+        };
+        let readers = [(); 4].map(|()| reader());
+        while !readers.iter().all(|reader| reader.is_finished()) {
+            matchers.iter().for_each(|matcher| current.store(matcher.clone()));
+            thread::yield_now();
+        }
+    });
+}
+
+/// Whoever is told of a decision may ask again, of the same matcher or another; or panic, and the matcher still works.
+#[test]
+fn callbacks_may_ask_again_or_panic() {
+    let cases = answered(3000..3012);
+    let mut interrupted = 0;
+    for (number, (matcher, events)) in cases.iter().enumerate() {
+        let (other, other_events) = &cases[(number + 1) % cases.len()];
+        for ((event, expected), (other_event, other_expected)) in events.iter().zip(other_events) {
+            let mut inner = 0;
+            let mut outer = Vec::new();
+            matcher.decide(event, &mut |decision| {
+                outer.push(decision.policy.name.to_string());
+                if inner < 3 {
+                    inner += 1;
+                    assert!(answers(matcher, event) == *expected, "{}", event.to_json());
+                    assert!(answers(other, other_event) == *other_expected, "{}", other_event.to_json());
+                }
+            });
+            assert!(expected.last().unwrap().iter().map(|answer| &answer.policy).eq(&outer));
+            if !outer.is_empty() {
+                interrupted += 1;
+                let panicking = AssertUnwindSafe(|| matcher.decide(event, &mut |_| resume_unwind(Box::new(()))));
+                assert!(catch_unwind(panicking).is_err());
+                assert!(answers(matcher, event) == *expected, "{}", event.to_json());
+            }
+        }
+    }
+    assert!(interrupted > 50, "{interrupted} decisions");
 }
 
 /// Tests that cannot fail are worthless: each of these mistakes is found, and shown with one policy or with the two that it

@@ -23,7 +23,7 @@ pub(crate) struct Answer {
 }
 
 /// Decisions under each name that the event has.
-fn answers(matcher: &dyn Matcher, event: &Event) -> Vec<Vec<Answer>> {
+pub(crate) fn answers(matcher: &dyn Matcher, event: &Event) -> Vec<Vec<Answer>> {
     let mut names = Vec::new();
     event.clone().each_name(|event| {
         let mut answers = Vec::new();

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use sls_core::{Event, PolicyType};
 
 pub(crate) use choices::Choices;
-pub(crate) use compare::{Answer, Factory, check, load};
+pub(crate) use compare::{Answer, Factory, answers, check, load};
 
 use policies::Author;
 

@@ -52,7 +52,9 @@ impl<'c, 'b> Author<'c, 'b> {
 
     fn list(&mut self, kind: &str, name: String) {
         let (mut entries, mut values) = (Vec::<Value>::new(), Vec::new());
-        for _ in 0..self.choices.below(5) {
+        // Short lists and long ones, which a matcher may keep in another way.
+        let length = if self.choices.once_in(4) { 10 + self.choices.below(24) } else { self.choices.below(5) };
+        for _ in 0..length {
             let choices = &mut *self.choices;
             match kind {
                 "numbers" => {
