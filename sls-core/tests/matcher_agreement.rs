@@ -206,10 +206,51 @@ fn tests(expression: &Expr, look: &mut dyn FnMut(&TestSyntax)) {
     }
 }
 
+/// What is worth looking up for one field may not be for another, and both share the list.
+#[test]
+fn a_list_of_several_fields() {
+    // Enough others that nothing is asked one after the other.
+    let others = (0..20).map(|index| (format!("Z{index}"), policy(&format!("programName == \"*/tool{index}\""))));
+    let one = |entries: &[&str], first: &str, then: &str| {
+        let mut document: Map<_, _> = others.clone().collect();
+        let list_type = if first.ends_with("ProgramName") || first == "programName" { "paths" } else { "names" };
+        document.insert("Shared".to_owned(), serde_json::json!({"type": list_type, "list": entries}));
+        document.insert("A".to_owned(), policy(&format!("{first} in $Shared")));
+        document.insert("B".to_owned(), policy(&format!("{then} in $Shared")));
+        document
+    };
+    let mut event = Event::new(EventKind::Exec);
+    event
+        .set_text(Field::ProgramName, b"/x")
+        .set_text(Field::UserName, b"PIPE")
+        .set_text(Field::StandardInput, b"PIPE");
+    event.set_ancestors([&b"/x"[..]]);
+    for entries in
+        [&["/*"][..], &["*x"], &["*", "/x"], &["PIPE", "/X"], &["PIPE", "SOCKET", "FILE", "DEVICE", "TERMINAL", "/x"]]
+    {
+        for fields in [["programName", "ancestorProgramName"], ["userName", "standardInput"]] {
+            for [first, then] in [fields, [fields[1], fields[0]]] {
+                let document = one(entries, first, then);
+                let step = Step { event: event.clone(), addresses: Vec::new(), target: "A".to_owned(), change: None };
+                check(&Case { document, steps: vec![step] }, &compiled, &mut |_, _| ()).unwrap();
+            }
+        }
+    }
+}
+
+fn policy(condition: &str) -> Value {
+    serde_json::json!({"policy": "program", "rules": [format!("match {condition}"), "default ignore"]})
+}
+
 // One matcher in many hands.
 
-/// Cases with the matcher of each, and what it has to answer to each event.
-fn answered(seeds: std::ops::Range<u64>) -> Vec<(CompiledMatcher, Vec<(Event, Vec<Vec<Answer>>)>)> {
+/// A matcher, and what it has to answer to each event.
+struct Answered {
+    matcher: CompiledMatcher,
+    events: Vec<(Event, Vec<Vec<Answer>>)>,
+}
+
+fn answered(seeds: std::ops::Range<u64>) -> Vec<Answered> {
     let cases = seeds.map(seeded).map(|case| {
         let policies = matcher_cases::load(&case.document);
         let tree = TreeMatcher::new(policies.clone());
@@ -217,8 +258,7 @@ fn answered(seeds: std::ops::Range<u64>) -> Vec<(CompiledMatcher, Vec<(Event, Ve
             let expected = answers(&tree, &step.event);
             (step.event, expected)
         });
-        let events = events.collect();
-        (CompiledMatcher::new(policies), events)
+        Answered { events: events.collect(), matcher: CompiledMatcher::new(policies) }
     });
     cases.collect()
 }
@@ -234,7 +274,7 @@ fn threads_share_a_matcher() {
                 start.wait();
                 // Sets of all sizes in turn, each thread at another place.
                 for round in 0..2 * cases.len() {
-                    let (matcher, events) = &cases[(round + 3 * thread) % cases.len()];
+                    let Answered { matcher, events } = &cases[(round + 3 * thread) % cases.len()];
                     for (event, expected) in events {
                         assert!(answers(matcher, event) == *expected, "{}", event.to_json());
                     }
@@ -248,12 +288,7 @@ fn threads_share_a_matcher() {
 #[test]
 fn a_matcher_is_replaced_under_its_readers() {
     let document = |name: &str| {
-        let policy = |index| {
-            (
-                format!("{name}{index}"),
-                serde_json::json!({"policy": "program", "rules": ["match programName == \"*/sh\"", "default ignore"]}),
-            )
-        };
+        let policy = |index| (format!("{name}{index}"), policy("programName == \"*/sh\""));
         (0..50).map(policy).collect::<Map<_, _>>()
     };
     let matchers = ["old", "new"].map(|name| Arc::new(CompiledMatcher::new(matcher_cases::load(&document(name)))));
@@ -286,8 +321,8 @@ fn a_matcher_is_replaced_under_its_readers() {
 fn callbacks_may_ask_again_or_panic() {
     let cases = answered(3000..3012);
     let mut interrupted = 0;
-    for (number, (matcher, events)) in cases.iter().enumerate() {
-        let (other, other_events) = &cases[(number + 1) % cases.len()];
+    for (number, Answered { matcher, events }) in cases.iter().enumerate() {
+        let Answered { matcher: other, events: other_events } = &cases[(number + 1) % cases.len()];
         for ((event, expected), (other_event, other_expected)) in events.iter().zip(other_events) {
             let mut inner = 0;
             let mut outer = Vec::new();
