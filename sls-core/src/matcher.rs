@@ -64,6 +64,10 @@ impl CompiledMatcher {
     /// Compiles the enabled policies of a set.
     #[must_use]
     pub fn new(policies: Arc<PolicySet>) -> Self {
+        // Now, and not when the first event comes.
+        for list in policies.lists().values() {
+            list.index();
+        }
         let mut kinds = [const { None }; EventKind::ALL.len()];
         for kind in EventKind::ALL {
             let raised = policies.active().filter(|policy| raises(policy.policy_type, *kind));

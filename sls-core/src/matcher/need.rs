@@ -149,8 +149,8 @@ impl Need {
 #[derive(Debug, Default)]
 pub(super) struct Chooser {
     needed: Tally<(Field, TextPart)>,
-    /// By address: whoever asks keeps the lists alive.
-    lists: HashMap<*const List, Weight>,
+    /// By field, for what is rare in one can be common in another, and by address: whoever asks keeps the lists alive.
+    lists: HashMap<(Field, *const List), Weight>,
 }
 
 impl Chooser {
@@ -161,10 +161,10 @@ impl Chooser {
         needs.iter().for_each(|need| chooser.note(need, &mut lists));
         // All of this has to be known before anything is weighed: what has been weighed must not change.
         for (field, list) in lists {
-            if !chooser.lists.contains_key(&Arc::as_ptr(&list)) {
+            if !chooser.lists.contains_key(&(field, Arc::as_ptr(&list))) {
                 let entries = of_entries(field, &list.entries).map(|need| chooser.weight(&need));
                 let weight = entries.sum::<Weight>().min(ALWAYS);
-                chooser.lists.insert(Arc::as_ptr(&list), weight);
+                chooser.lists.insert((field, Arc::as_ptr(&list)), weight);
             }
         }
         chooser
@@ -207,7 +207,9 @@ impl Chooser {
         let lightest = |a: Weight, b: Weight| a.min(b);
         match need {
             Need::Nothing => ALWAYS,
-            Need::Atom(Atom::List { list, .. }) => self.lists.get(&Arc::as_ptr(list)).copied().unwrap_or(ALWAYS),
+            Need::Atom(Atom::List { field, list }) => {
+                self.lists.get(&(*field, Arc::as_ptr(list))).copied().unwrap_or(ALWAYS)
+            }
             Need::Atom(atom @ Atom::Text { field, part, .. }) => {
                 // What many look for they rarely look for because it is rare: directories, interpreters.
                 let shared = self.needed.count(&(*field, part.clone()));

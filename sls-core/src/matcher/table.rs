@@ -149,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn finds_all_targets_of_a_hash(
-            entries in prop::collection::vec((prop_oneof![(0u64..8).prop_map(|hash| hash << 32 | hash % 3), any::<u64>()], 0u32..50), 0..60),
+            entries in prop::collection::vec((prop_oneof![(0u64..8).prop_map(|hash| (hash << 32) | (hash % 3)), any::<u64>()], 0u32..50), 0..60),
             absent: u64,
         ) {
             let table = Table::new(entries.iter().copied());

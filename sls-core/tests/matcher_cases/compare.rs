@@ -82,12 +82,12 @@ pub(crate) fn check(
     case: &Case,
     factory: Factory<'_>,
     look: &mut dyn FnMut(&Step, &[Answer]),
-) -> Result<(), Disagreement> {
+) -> Result<(), Box<Disagreement>> {
     let pair = Pair::new(&case.document, factory);
     for step in &case.steps {
         let [tree, other] = pair.take(step);
         if tree != other {
-            return Err(Disagreement::of(case.document.clone(), step.clone(), factory));
+            return Err(Box::new(Disagreement::of(case.document.clone(), step.clone(), factory)));
         }
         look(step, &tree.concat());
     }
