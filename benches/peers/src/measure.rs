@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use sls_benches::counting;
 use sls_benches::median;
-use sls_benches::workload::{EXECUTIONS, Workload};
+use sls_benches::workload::{EXECUTIONS, MATCHING, Workload};
 
 use crate::engine::{Engine, Loaded, Matched};
 use crate::engines::Peer;
@@ -58,6 +58,8 @@ pub(crate) fn measure(mix: Mix, rules: usize, peers: &[Peer], effort: Effort) ->
     let executions: Vec<_> = workload.executions.iter().chain(&workload.satisfying).cloned().collect();
     let reference = Reference::new(&workload.rules)?;
     let expected: Vec<_> = executions.iter().map(|execution| reference.matched(execution, |_| true)).collect();
+    let matching = expected[..EXECUTIONS].iter().filter(|matched| matched.count() > 0).count();
+    ensure!(matching == MATCHING, "{matching} executions satisfy a rule instead of {MATCHING}");
     let mut contestants = Vec::new();
     for peer in peers {
         let Loaded { mut engine, cost } = (peer.load)(&workload.rules, &executions)?;
