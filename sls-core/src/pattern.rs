@@ -247,8 +247,12 @@ impl Like {
 
     /// What every match begins with: one of these, which is the whole match where it says so. None if there are many.
     pub(crate) fn starts(&self) -> Option<Vec<(Vec<u8>, bool)>> {
-        let hir = self.hir()?;
-        let starts = Extractor::new().extract(&hir);
+        Self::starts_of(&self.hir()?)
+    }
+
+    /// The same, of an expression that is parsed already.
+    pub(crate) fn starts_of(hir: &Hir) -> Option<Vec<(Vec<u8>, bool)>> {
+        let starts = Extractor::new().extract(hir);
         Some(starts.literals()?.iter().map(|start| (start.as_bytes().to_vec(), start.is_exact())).collect())
     }
 
