@@ -69,6 +69,59 @@ impl fmt::Display for Mechanism {
     }
 }
 
+/// The most policies that are decided at one hook. Default of [`KernelLimits::policies`].
+pub const MAX_KERNEL_POLICIES: usize = 64;
+
+/// The most entries of all sets of all policies at one hook. Default of [`KernelLimits::total_entries`].
+pub const MAX_KERNEL_TOTAL_ENTRIES: usize = 65_536;
+
+/// The most conjunctions of a lowered policy, all its rules together. Default of [`KernelLimits::rules`].
+pub const MAX_KERNEL_RULES: usize = 64;
+
+/// The most tests of a conjunction. Default of [`KernelLimits::tests`].
+pub const MAX_KERNEL_TESTS: usize = 8;
+
+/// The most bytes of a path, of a beginning or of an end that is compared with. Default of [`KernelLimits::path_bytes`].
+pub const MAX_KERNEL_PATH: usize = 255;
+
+/// The most entries of all sets of a lowered policy. Default of [`KernelLimits::entries`].
+pub const MAX_KERNEL_ENTRIES: usize = 4096;
+
+/// What programs at a hook have room for. What needs more is not decided there, which is known when policies are loaded.
+// Exhaustive so that struct update syntax works; a new limit is a breaking change.
+#[allow(clippy::exhaustive_structs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelLimits {
+    /// Policies. Default [`MAX_KERNEL_POLICIES`].
+    pub policies: usize,
+    /// Paths, ranges and networks of all their sets. Default [`MAX_KERNEL_TOTAL_ENTRIES`].
+    pub total_entries: usize,
+    /// Conjunctions of all rules of a policy. Default [`MAX_KERNEL_RULES`].
+    pub rules: usize,
+    /// Tests of each. Default [`MAX_KERNEL_TESTS`].
+    pub tests: usize,
+    /// Bytes of each path. Default [`MAX_KERNEL_PATH`].
+    pub path_bytes: usize,
+    /// Paths, ranges and networks of all sets of a policy. Default [`MAX_KERNEL_ENTRIES`].
+    pub entries: usize,
+    /// Whether the end of a path can be compared, as in `*/wget`. Default yes.
+    pub path_ends: bool,
+}
+
+impl Default for KernelLimits {
+    fn default() -> Self {
+        Self {
+            policies: MAX_KERNEL_POLICIES,
+            total_entries: MAX_KERNEL_TOTAL_ENTRIES,
+            rules: MAX_KERNEL_RULES,
+            tests: MAX_KERNEL_TESTS,
+            path_bytes: MAX_KERNEL_PATH,
+            entries: MAX_KERNEL_ENTRIES,
+            path_ends: true,
+        }
+    }
+}
+
 /// What a mechanism can decide about one kind of events on a host: which of them it holds, and which fields it knows then.
 ///
 /// ```
@@ -89,6 +142,7 @@ pub struct Hook {
     fields: FieldSet,
     /// Of kinds in which one of several things happens: what is held.
     operations: Vec<&'static str>,
+    limits: KernelLimits,
 }
 
 /// What every hook knows of the acting process.
@@ -133,7 +187,7 @@ const OF_RUNNING: &[Field] =
 impl Hook {
     fn new(mechanism: Mechanism, kind: EventKind, fields: &[&[Field]]) -> Self {
         let fields = fields.iter().flat_map(|some| some.iter().copied()).collect();
-        Self { mechanism, kind, fields, operations: values_of_choice(kind).to_vec() }
+        Self { mechanism, kind, fields, operations: values_of_choice(kind).to_vec(), limits: KernelLimits::default() }
     }
 
     /// `bpf_send_signal` when a program was executed.
@@ -220,6 +274,19 @@ impl Hook {
         self
     }
 
+    /// Has room for this.
+    #[must_use]
+    pub fn with_limits(mut self, limits: KernelLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What there is room for, where it is decided in the kernel.
+    #[must_use]
+    pub fn limits(&self) -> &KernelLimits {
+        &self.limits
+    }
+
     /// What decides there.
     #[must_use]
     pub fn mechanism(&self) -> Mechanism {
@@ -265,5 +332,13 @@ mod tests {
         assert!(!Hook::cgroup_connect().holds("UNIX") && Hook::lsm(EventKind::Connect).holds("UNIX"));
         assert!(!Hook::fanotify_open().holds("CREATE"));
         assert!(!Hook::lsm(EventKind::Security).holds("SMEP_DISABLED"));
+    }
+
+    #[test]
+    fn default_limits_are_the_named_ones() {
+        let limits = KernelLimits::default();
+        assert_eq!((limits.policies, limits.total_entries), (MAX_KERNEL_POLICIES, MAX_KERNEL_TOTAL_ENTRIES));
+        assert_eq!((limits.rules, limits.tests), (MAX_KERNEL_RULES, MAX_KERNEL_TESTS));
+        assert_eq!((limits.path_bytes, limits.entries), (MAX_KERNEL_PATH, MAX_KERNEL_ENTRIES));
     }
 }

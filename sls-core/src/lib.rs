@@ -63,7 +63,10 @@ pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, Un
 pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation};
 pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
 pub use history::{DEFAULT_CHANGED_FILE_LIMIT, MAX_CRASHING_PROGRAMS, MAX_REPORTED_FILES};
-pub use hook::{Hook, Mechanism};
+pub use hook::{
+    Hook, KernelLimits, MAX_KERNEL_ENTRIES, MAX_KERNEL_PATH, MAX_KERNEL_POLICIES, MAX_KERNEL_RULES, MAX_KERNEL_TESTS,
+    MAX_KERNEL_TOTAL_ENTRIES, Mechanism,
+};
 pub use interest::{Interest, MAX_INTEREST_PATHS, MAX_INTEREST_PORTS, PathInterest, ProbePoint};
 #[cfg(feature = "json-schema")]
 pub use json_schema::document_schema;
@@ -71,10 +74,7 @@ pub use keys::{KeyKind, KeySpec, LIST_KEYS, OVERRIDE_KEYS, POLICY_KEYS};
 pub use limits::Limits;
 pub use list::{HostName, List, ListType, MAX_HOST_ADDRESSES};
 pub use loader::PolicyLoader;
-pub use lowering::{
-    KernelLimits, KernelPolicy, KernelRule, KernelSet, KernelTest, KernelVerdict, MAX_KERNEL_ENTRIES, MAX_KERNEL_PATH,
-    MAX_KERNEL_RULES, MAX_KERNEL_TESTS, Obstacle, PathSet,
-};
+pub use lowering::{KernelPolicy, KernelRule, KernelSet, KernelTest, KernelVerdict, Obstacle, PathSet};
 pub use matcher::CompiledMatcher;
 pub use planner::{ActionPlanner, GuardedPlanner, MAX_ACTIONS, MessageType, Plan, PlanContext};
 pub use plugin::{

@@ -25,54 +25,13 @@ use formula::Formula;
 pub use interpret::KernelVerdict;
 pub use set::{KernelSet, PathSet};
 
-/// The most conjunctions of a lowered policy, all its rules together. Default of [`KernelLimits::rules`].
-pub const MAX_KERNEL_RULES: usize = 64;
-
-/// The most tests of a conjunction. Default of [`KernelLimits::tests`].
-pub const MAX_KERNEL_TESTS: usize = 8;
-
-/// The most bytes of a path, of a beginning or of an end that is compared with. Default of [`KernelLimits::path_bytes`].
-pub const MAX_KERNEL_PATH: usize = 255;
-
-/// The most entries of all sets of a lowered policy. Default of [`KernelLimits::entries`].
-pub const MAX_KERNEL_ENTRIES: usize = 4096;
-
-/// What a program in the kernel has room for, a policy. A policy that needs more is not lowered.
-// Exhaustive so that struct update syntax works; a new limit is a breaking change.
-#[allow(clippy::exhaustive_structs)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelLimits {
-    /// Conjunctions of all its rules. Default [`MAX_KERNEL_RULES`].
-    pub rules: usize,
-    /// Tests of each. Default [`MAX_KERNEL_TESTS`].
-    pub tests: usize,
-    /// Bytes of each path. Default [`MAX_KERNEL_PATH`].
-    pub path_bytes: usize,
-    /// Paths, ranges and networks of all its sets. Default [`MAX_KERNEL_ENTRIES`].
-    pub entries: usize,
-    /// Whether the end of a path can be compared, as in `*/wget`. Default yes.
-    pub path_ends: bool,
-}
-
-impl Default for KernelLimits {
-    fn default() -> Self {
-        Self {
-            rules: MAX_KERNEL_RULES,
-            tests: MAX_KERNEL_TESTS,
-            path_bytes: MAX_KERNEL_PATH,
-            entries: MAX_KERNEL_ENTRIES,
-            path_ends: true,
-        }
-    }
-}
-
 /// A policy that the kernel can decide: about every event whose fields it knows, it decides what the policy's rules do.
 ///
 /// A rule of the policy with an `or` becomes several [`KernelRule`]s in a row. The first whose tests all hold decides; the
 /// last has no test.
 ///
 /// ```
-/// use sls_core::{Event, EventKind, Field, Hook, KernelLimits, KernelPolicy, KernelVerdict, PolicySet};
+/// use sls_core::{Event, EventKind, Field, Hook, KernelPolicy, KernelVerdict, PolicySet};
 ///
 /// let policies = PolicySet::from_yaml("p.yaml", r#"
 /// No wget:
@@ -84,7 +43,7 @@ impl Default for KernelLimits {
 ///     - default ignore
 /// "#)?;
 /// let policy = policies.policy("No wget").unwrap();
-/// let lowered = KernelPolicy::lower(policy, &Hook::exec_signal(), &KernelLimits::default()).unwrap();
+/// let lowered = KernelPolicy::lower(policy, &Hook::exec_signal()).unwrap();
 /// assert_eq!(lowered.rules.len(), 4);
 ///
 /// let mut event = Event::new(EventKind::Exec);
@@ -168,8 +127,8 @@ impl KernelPolicy {
     ///
     /// # Errors
     /// Everything that stands in the way. A policy that can be decided in part only is not lowered.
-    pub fn lower(policy: &Arc<Policy>, hook: &Hook, limits: &KernelLimits) -> Result<Self, Vec<Obstacle>> {
-        let kind = hook.kind();
+    pub fn lower(policy: &Arc<Policy>, hook: &Hook) -> Result<Self, Vec<Obstacle>> {
+        let (kind, limits) = (hook.kind(), hook.limits());
         if !raises(policy.policy_type, kind) {
             return Err(vec![Obstacle::new(format!("events of kind `{kind}` do not raise it"))]);
         }
@@ -181,7 +140,7 @@ impl KernelPolicy {
         for (index, rule) in policy.rules.iter().enumerate() {
             let formula = match &rule.condition {
                 None => Formula::Always(true),
-                Some(condition) => match (Lowering { hook, limits, obstacles: &mut obstacles }).condition(condition) {
+                Some(condition) => match (Lowering { hook, obstacles: &mut obstacles }).condition(condition) {
                     Some(formula) => formula,
                     None => continue,
                 },
@@ -194,7 +153,7 @@ impl KernelPolicy {
                 Err(reason) => obstacles.push(Obstacle::of(&rule.text, reason)),
             }
         }
-        let entries: usize = rules.iter().flat_map(|rule| &rule.tests).map(|test| test.set.len()).sum();
+        let entries = entries(&rules);
         for (what, needed, limit) in [("rules", rules.len(), limits.rules), ("entries", entries, limits.entries)] {
             if needed > limit {
                 let reason = format!("it needs {needed} {what} in the kernel, where a policy has room for {limit}");
@@ -216,6 +175,12 @@ impl KernelPolicy {
         })
     }
 
+    /// How many entries of maps its sets need.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        entries(&self.rules)
+    }
+
     /// The fields that the kernel has to know.
     #[must_use]
     pub fn fields(&self) -> FieldSet {
@@ -231,6 +196,10 @@ impl KernelPolicy {
             _ => None,
         })
     }
+}
+
+fn entries(rules: &[KernelRule]) -> usize {
+    rules.iter().flat_map(|rule| &rule.tests).map(|test| test.set.len()).sum()
 }
 
 impl KernelTest {
@@ -260,7 +229,6 @@ fn raised_by_more(policy: &Policy) -> Option<Obstacle> {
 
 struct Lowering<'a> {
     hook: &'a Hook,
-    limits: &'a KernelLimits,
     obstacles: &'a mut Vec<Obstacle>,
 }
 
@@ -300,7 +268,7 @@ impl Lowering<'_> {
         if let Comparison::Bool(wanted) = test.comparison {
             return Ok(tests(test.negated == wanted, KernelSet::True));
         }
-        let set = KernelSet::of(field, &test.comparison, self.limits)?;
+        let set = KernelSet::of(field, &test.comparison, self.hook.limits())?;
         // Without a value, no test of a number or a host is passed, turned round or not.
         if test.negated && may_be_absent(field) {
             return Ok(Formula::all(vec![tests(false, KernelSet::any(field)), tests(true, set)]));

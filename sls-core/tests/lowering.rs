@@ -15,8 +15,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use sls_core::{
-    Event, EventKind, Field, Hook, KernelLimits, KernelPolicy, KernelVerdict, Matcher, Policy, PolicyType, TreeMatcher,
-    Value,
+    Event, EventKind, Field, Hook, KernelPolicy, KernelVerdict, Matcher, Policy, PolicyType, TreeMatcher, Value,
 };
 
 use cases::{Case, case_of};
@@ -72,8 +71,7 @@ fn check(case: &Case, seen: &mut BTreeSet<String>) {
         let Some(hook) = hook(event.kind) else { continue };
         for policy in policies.active().filter(|policy| sls_core::raises(policy.policy_type, event.kind)) {
             // Whatever can be put into a set is, also what no hook knows.
-            let Ok(lowered) = KernelPolicy::lower(policy, &hook.clone().with(Field::all()), &KernelLimits::default())
-            else {
+            let Ok(lowered) = KernelPolicy::lower(policy, &hook.clone().with(Field::all())) else {
                 seen.insert("not lowered".to_owned());
                 continue;
             };

@@ -1,6 +1,7 @@
 //! A condition over kernel tests, and its disjunctive normal form.
 
-use super::{KernelLimits, KernelTest};
+use super::KernelTest;
+use crate::hook::KernelLimits;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Formula {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::KernelLimits;
+use crate::hook::KernelLimits;
 use crate::list::Entries;
 use crate::pattern::Pattern;
 use crate::rule::{Comparison, NumberTest};
