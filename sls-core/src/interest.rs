@@ -17,7 +17,8 @@ use crate::trigger::{TypeOptions, raises};
 use crate::truth::Truth;
 
 pub use narrow::MAX_INTEREST_PORTS;
-use narrow::{Narrow, Ports};
+pub(crate) use narrow::Narrow;
+use narrow::Ports;
 pub use paths::{MAX_INTEREST_PATHS, PathInterest};
 
 /// The events that policies look at. Others raise none of them: a source need not give them, and they are best left out
@@ -459,6 +460,18 @@ pub(crate) fn responds(policy: &Policy, kind: EventKind, value: Option<&'static 
         }
         _ => possible::response(policy, &[event_type(kind)]).is_some(),
     }
+}
+
+/// What the fields that `N` is about must have for the policy to respond to such an event.
+pub(crate) fn needs<N: Narrow>(policy: &Policy, kind: EventKind, value: Option<&'static str>) -> N {
+    if !responds(policy, kind, value) {
+        return N::NONE;
+    }
+    let known = match (choice(kind), value) {
+        (Some(field), Some(value)) => known_of_case(kind, field, value),
+        _ => vec![event_type(kind)],
+    };
+    possible::response(policy, &known).map_or(N::NONE, |response| response.needs())
 }
 
 /// Whether no event with this value of its choice raises the policy, whatever else it has; or none should, for the policy
