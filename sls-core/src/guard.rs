@@ -2,6 +2,7 @@
 
 mod declared;
 mod defaults;
+mod kernel;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,6 +14,8 @@ use crate::event::{Event, ProcessKey};
 use crate::pattern::{Known, Pattern};
 use crate::schema::Field;
 use crate::truth::Truth;
+
+pub use kernel::KernelGuards;
 
 /// Inode of the initial PID namespace, which is the host's: fixed by the kernel (`PROC_PID_INIT_INO`).
 pub const HOST_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
