@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
-use sls_core::{
-    Action, ActionContext, ActionOutcome, ActionResult, ActionSet, Execution, PlannedAction, Refusal, Responder,
-    Target, Tier,
-};
+use sls_core::{Action, ActionContext, ActionResult, ActionSet, Execution, PlannedAction, Refusal, Responder, Target};
 use thiserror::Error;
 
 use crate::confirm::{DEFAULT_CONFIRM_TIMEOUT, Effect, SentSignal, SignalConfirmation, outcome_now};
@@ -195,29 +192,6 @@ impl ProcessResponder {
         Ok(SentSignal::new(process, key.pid, effect, self.confirm_timeout))
     }
 
-    /// How to see the effect of a signal that the kernel sent to the target. One that is gone has ended of it.
-    fn observe(&self, planned: &PlannedAction) -> Result<SentSignal, ActionResult> {
-        let effect = match planned.action {
-            Action::Kill => Effect::Ended,
-            Action::Stop => Effect::Stopped,
-            _ => return Err(ActionResult::not_successful(NOT_SUPPORTED)),
-        };
-        let Target::Process { key, pidfd_inode } = planned.target else {
-            return Err(ActionResult::not_successful(NOT_SUPPORTED));
-        };
-        if !self.in_host_pid_namespace {
-            return Err(ActionResult::not_successful(NOT_IN_HOST_PID_NAMESPACE));
-        }
-        let gone = |errno| if errno == Errno::SRCH { ActionResult::Successful } else { failed(errno) };
-        let process = ProcessFd::open(key.pid).map_err(gone)?;
-        match self.is_same(&process, key.pid, key.start, pidfd_inode) {
-            Ok(true) => Ok(SentSignal::new(process, key.pid, effect, self.confirm_timeout)),
-            // Its pid belongs to another process by now.
-            Ok(false) => Err(ActionResult::Successful),
-            Err(errno) => Err(gone(errno)),
-        }
-    }
-
     /// Whether `process`, which had `pid` when it was opened, is the one that is meant. Compared by start time, the
     /// answer holds if the process has not ended after it was given.
     fn is_same(&self, process: &ProcessFd, pid: u32, start: u64, inode: Option<u64>) -> Result<bool, Errno> {
@@ -248,20 +222,6 @@ impl Responder for ProcessResponder {
             Err(result) => Execution::Done(outcome_now(planned, result)),
         }
     }
-
-    fn confirm(&mut self, planned: &PlannedAction, _: &ActionContext<'_>) -> Execution {
-        match self.observe(planned) {
-            Ok(sent) => Execution::Pending(Box::new(SignalConfirmation { planned: planned.clone(), sent })),
-            Err(result) => Execution::Done(seen_now(planned, result)),
-        }
-    }
-}
-
-/// The outcome of what the kernel has done, which names its tier whatever came of it.
-fn seen_now(planned: &PlannedAction, result: ActionResult) -> ActionOutcome {
-    let mut outcome = outcome_now(planned, result);
-    outcome.tier = Some(Tier::Kernel);
-    outcome
 }
 
 /// Whether the process that was meant is no more.

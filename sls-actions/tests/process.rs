@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sls_actions::{CLOCK_TICK_NS, ProcessResponder, process_key, process_start};
-use sls_core::{Action, ActionContext, ActionResult, Event, EventKind, Execution, ProcessKey, Responder, Target, Tier};
+use sls_core::{Action, ActionResult, Execution, ProcessKey, Target, Tier};
 use support::{
     Child, PATIENCE, Signal, Status, execute, exit_thread, granted, hang_uninterruptibly, has_inode, outlive_parent,
     responder, said, sleep_forever, start, this_thread, thread_states, wait_until, without_inode,
@@ -207,33 +207,6 @@ fn a_process_that_is_dead_but_not_reaped_is_no_such_process() {
     child.wait_until_zombie();
     for (action, target) in [(Action::Kill, target), (Action::Stop, target), (Action::Kill, without_inode(target))] {
         assert_eq!(said(&execute(action, target)), ("not successful", "no such process"));
-    }
-}
-
-#[test]
-fn what_the_kernel_has_done_is_only_looked_at() {
-    let event = Event::new(EventKind::Exec);
-    let confirm = |action, target| responder().confirm(&granted(action, target), &ActionContext::new(&event));
-
-    // Nobody has killed it: it must not be killed now, and nothing else be said of it.
-    let alive = Child::sleeping();
-    let responder = ProcessResponder::builder().confirm_timeout(Duration::from_millis(20)).build();
-    let planned = granted(Action::Kill, alive.target());
-    let outcome = responder.unwrap().confirm(&planned, &ActionContext::new(&event)).finish();
-    assert_eq!(said(&outcome), ("not successful", "the process did not end within 20ms"));
-    assert!(thread_states(alive.pid).chars().all(|state| state == 'S'));
-
-    // A signal from elsewhere, seen while it comes and after all is over.
-    let execution = confirm(Action::Kill, alive.target());
-    assert!(matches!(execution, Execution::Pending(_)));
-    let target = alive.target();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(alive.pid).unwrap(), rustix::process::Signal::KILL)
-        .unwrap();
-    assert_eq!(said(&execution.finish()), ("successful", ""));
-    assert_eq!(alive.reap(), Status::Killed(libc::SIGKILL));
-    for target in [target, without_inode(target)] {
-        let outcome = confirm(Action::Kill, target).finish();
-        assert_eq!((said(&outcome), outcome.tier), (("successful", ""), Some(Tier::Kernel)));
     }
 }
 

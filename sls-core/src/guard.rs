@@ -2,7 +2,6 @@
 
 mod declared;
 mod defaults;
-mod kernel;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,8 +13,6 @@ use crate::event::{Event, ProcessKey};
 use crate::pattern::{Known, Pattern};
 use crate::schema::Field;
 use crate::truth::Truth;
-
-pub use kernel::KernelGuards;
 
 /// Inode of the initial PID namespace, which is the host's: fixed by the kernel (`PROC_PID_INIT_INO`).
 pub const HOST_PID_NAMESPACE: u32 = 0xEFFF_FFFC;

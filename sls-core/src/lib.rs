@@ -65,7 +65,7 @@ pub use evaluate::{Decision, Matcher, TreeMatcher};
 pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
 pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, UnknownKeys};
 pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation};
-pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, KernelGuards, Protected};
+pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
 pub use history::{DEFAULT_CHANGED_FILE_LIMIT, MAX_CRASHING_PROGRAMS, MAX_REPORTED_FILES};
 pub use hold::{HeldPath, HeldPaths, Hold, MAX_HELD_PATHS};
 pub use hook::{
