@@ -10,6 +10,7 @@ mod clock;
 mod container;
 mod enrichment;
 mod error;
+mod fanotify;
 mod group;
 mod hooks;
 mod host;
@@ -36,6 +37,11 @@ pub use container::{
     MAX_CONTAINER_ID_BYTES, MAX_CONTAINER_TEXT_BYTES, MAX_STATE_DIR_ENTRIES, MAX_STATE_FILE_BYTES, find_containers,
 };
 pub use error::{MAX_LOG_BYTES, ProbeError};
+pub use fanotify::{
+    Answered, DEFAULT_DECISION_DEADLINE, DEFAULT_HELD_LIMIT, Decider, FailMode, Fanotify, FanotifyBuilder, FanotifyError,
+    FanotifyStats, FanotifyWatch, HeldOperation, MAX_DECISION_DEADLINE, MAX_MARKS, MAX_MOUNT_NAMESPACES, Screening,
+    Unwatched, Verdict, WatchScope,
+};
 pub use hooks::HookFamily;
 pub use host::HostInfo;
 pub use loader::LoadedProbe;

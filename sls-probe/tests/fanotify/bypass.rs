@@ -1,0 +1,1 @@
+pub(crate) fn play(part: &str, _: &str) -> ! { panic!("no part is called {part}") }

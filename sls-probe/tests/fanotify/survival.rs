@@ -1,0 +1,1 @@
+pub(crate) fn hold(_: &str) -> ! { std::process::exit(0) }
