@@ -42,6 +42,9 @@ pub(super) struct Waiting {
     default_mode: FailMode,
     opens: AtomicBool,
     loaders: AtomicBool,
+    started: Instant,
+    /// When the reader began with its question, in nanoseconds since the start; 0 if it waits for one.
+    reading_since: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -52,8 +55,6 @@ struct Entry {
     expires: Instant,
     mode: FailMode,
     generation: u64,
-    /// In the reader's hands, not yet in those of who decides.
-    is_read: bool,
     answered: bool,
 }
 
@@ -78,7 +79,7 @@ pub enum Answered {
 pub(super) struct Expiry {
     /// When the next one is too late.
     pub(super) next: Option<Instant>,
-    /// Something expired in the hands of the reader: it is stuck.
+    /// The reader has been at one question for longer than the deadline.
     pub(super) reader_is_stuck: bool,
 }
 
@@ -86,8 +87,9 @@ impl Waiting {
     pub(super) fn new(group: Group, limit: usize, deadline: Duration, default_mode: FailMode) -> Self {
         let entries = Mutex::new((0..limit).map(|_| None).collect());
         let (counters, generation) = (Counters::default(), AtomicU64::new(0));
+        let (started, reading_since) = (Instant::now(), AtomicU64::new(0));
         let (opens, loaders) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { group, counters, entries, generation, deadline, default_mode, opens, loaders }
+        Self { group, counters, entries, generation, deadline, default_mode, opens, loaders, started, reading_since }
     }
 
     pub(super) fn default_mode(&self) -> FailMode {
@@ -96,6 +98,18 @@ impl Waiting {
 
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
+    }
+
+    /// Called by the reader when it begins with a question, and when it is done with it.
+    pub(super) fn set_reading(&self, reading: bool) {
+        let since = if reading { (self.started.elapsed().as_nanos() as u64).max(1) } else { 0 };
+        self.reading_since.store(since, Ordering::Release);
+    }
+
+    /// When the reader has been at its question for too long.
+    fn reader_until(&self) -> Option<Instant> {
+        let since = self.reading_since.load(Ordering::Acquire);
+        (since != 0).then(|| self.started + Duration::from_nanos(since) + self.deadline)
     }
 
     /// Whether somebody wants to decide about files that are opened.
@@ -131,14 +145,13 @@ impl Waiting {
         let Question { file, pidfd, .. } = question;
         let expires = Instant::now() + self.deadline;
         let mode = self.default_mode;
-        entries[index] = Some(Entry { file, _pidfd: pidfd, expires, mode, generation, is_read: true, answered: false });
+        entries[index] = Some(Entry { file, _pidfd: pidfd, expires, mode, generation, answered: false });
         Some(Place { index, generation })
     }
 
-    /// Gives the operation into other hands.
-    fn hand_over(&self, place: Place, mode: FailMode) {
+    fn set_mode(&self, place: Place, mode: FailMode) {
         if let Some(entry) = find(&mut self.entries(), place) {
-            (entry.mode, entry.is_read) = (mode, false);
+            entry.mode = mode;
         }
     }
 
@@ -159,6 +172,10 @@ impl Waiting {
     /// Answers what waits longer than it may. The numbers of its files stay taken until who has it in his hands is done.
     pub(super) fn expire(&self, now: Instant) -> Expiry {
         let mut expiry = Expiry { next: None, reader_is_stuck: false };
+        if let Some(until) = self.reader_until() {
+            expiry.reader_is_stuck = until <= now;
+            expiry.next = Some(until).filter(|until| *until > now);
+        }
         for slot in self.entries().iter_mut() {
             let Some(entry) = slot else { continue };
             if !entry.answered && entry.expires <= now {
@@ -169,7 +186,6 @@ impl Waiting {
             if !entry.answered {
                 expiry.next = Some(expiry.next.map_or(entry.expires, |next| next.min(entry.expires)));
             }
-            expiry.reader_is_stuck |= entry.answered && entry.is_read;
         }
         expiry
     }
@@ -234,7 +250,7 @@ pub struct HeldOperation {
 
 impl HeldOperation {
     pub(super) fn new(waiting: &Arc<Waiting>, place: Place, event: Event, start_ticks: u64, mode: FailMode) -> Self {
-        waiting.hand_over(place, mode);
+        waiting.set_mode(place, mode);
         Self { waiting: Arc::clone(waiting), place: Some(place), event, start_ticks }
     }
 

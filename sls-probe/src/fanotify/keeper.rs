@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::group::{BUFFER_BYTES, Verdict};
 use super::held::Waiting;
+use super::process::Processes;
 use super::stats::count;
 
 /// How long the keeper waits for questions while the reader is stuck, before it looks whether it still is.
@@ -45,13 +46,13 @@ pub(super) fn start(waiting: Arc<Waiting>, stopped: Arc<AtomicBool>) -> std::io:
 }
 
 fn keep(waiting: &Waiting, stopped: &AtomicBool, active: &AtomicBool) {
-    let own = std::process::id();
+    let mut processes = Processes::new();
     let mut questions = 0;
     while !stopped.load(Ordering::Acquire) {
         let now = Instant::now();
         let expiry = waiting.expire(now);
         if expiry.reader_is_stuck {
-            stand_in(waiting, own);
+            stand_in(waiting, &mut processes);
             continue;
         }
         let asked = waiting.counters.questions.load(Ordering::Relaxed);
@@ -76,7 +77,8 @@ fn keep(waiting: &Waiting, stopped: &AtomicBool, active: &AtomicBool) {
 }
 
 /// Answers for the reader, which may be waiting for the answer to a question of its own.
-fn stand_in(waiting: &Waiting, own: u32) {
+fn stand_in(waiting: &Waiting, processes: &mut Processes) {
+    let own = std::process::id();
     let mut buffer = [0; BUFFER_BYTES];
     let mut fds = [PollFd::from_borrowed_fd(waiting.group.as_fd(), PollFlags::IN)];
     if poll(&mut fds, Some(&TAKEOVER_WAIT)).unwrap_or(0) == 0 {
@@ -86,7 +88,8 @@ fn stand_in(waiting: &Waiting, own: u32) {
     count(&waiting.counters.takeovers);
     for question in questions.flatten() {
         count(&waiting.counters.questions);
-        if question.pid == own {
+        let mut is_child = |pid| processes.stat(pid).is_some_and(|stat| processes.is_own(stat));
+        if question.pid == own || is_child(question.pid) {
             count(&waiting.counters.own);
             waiting.answer(&question, Verdict::Allow);
         } else {

@@ -154,7 +154,13 @@ impl<D: Decider> Reader<D> {
             self.waiting.answer(&question, Verdict::Allow);
             return;
         }
+        self.waiting.set_reading(true);
         self.keeper.rouse();
+        self.consider(question);
+        self.waiting.set_reading(false);
+    }
+
+    fn consider(&mut self, question: Question) {
         let (pid, is_exec) = (question.pid, question.mask.contains(OPEN_EXEC));
         // They stay the numbers of these files until the place is given up.
         let (file, pidfd) = (question.file.number(), question.pidfd.as_ref().map(Received::number));
