@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::enforcement::Enforced;
 use crate::schema::{Field, FieldKind, FieldSet, SCHEMA};
 
 /// The most ancestors that an event carries; a longer ancestry is cut there and marked truncated.
@@ -188,6 +189,8 @@ pub struct Event {
     pub exit_status: Option<u32>,
     /// Events of this kind that were lost just before this one.
     pub lost: u64,
+    /// What was done about it in the kernel already.
+    pub enforced: Option<Enforced>,
     present: FieldSet,
     truncated: FieldSet,
     unknown: FieldSet,
@@ -218,6 +221,7 @@ impl Event {
             kernel_thread: false,
             exit_status: None,
             lost: 0,
+            enforced: None,
             present: FieldSet::EMPTY,
             truncated: FieldSet::EMPTY,
             unknown: FieldSet::EMPTY,
@@ -245,6 +249,7 @@ impl Event {
         self.kernel_thread = false;
         self.exit_status = None;
         self.lost = 0;
+        self.enforced = None;
         self.present = FieldSet::EMPTY;
         self.truncated = FieldSet::EMPTY;
         self.unknown = FieldSet::EMPTY;

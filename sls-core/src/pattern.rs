@@ -74,6 +74,11 @@ impl Pattern {
         &self.pieces[0]
     }
 
+    /// The bytes that every match ends with.
+    pub(crate) fn literal_end(&self) -> &[u8] {
+        &self.pieces[self.pieces.len() - 1]
+    }
+
     /// Whether it matches everything.
     pub(crate) fn is_universal(&self) -> bool {
         self.pieces.len() > 1 && self.min_len() == 0

@@ -60,6 +60,12 @@ pub trait Responder: fmt::Debug + Send {
 
     /// Starts `action`.
     fn execute(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution;
+
+    /// Observes the effect of `action`, which the kernel has already taken on that target ([`Event::enforced`]). Without an
+    /// answer of its own a responder takes it once more.
+    fn confirm(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution {
+        self.execute(action, context)
+    }
 }
 
 /// What a responder may want to know besides the target: of what the action is the answer, and whom it must spare.
