@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 mod accounts;
+mod bell;
 mod budget;
 mod builder;
 mod cgroup;
@@ -39,7 +40,7 @@ pub use container::{
 pub use error::{MAX_LOG_BYTES, ProbeError};
 pub use fanotify::{
     Answered, DEFAULT_DECISION_DEADLINE, DEFAULT_HELD_LIMIT, Decider, FailMode, Fanotify, FanotifyBuilder, FanotifyError,
-    FanotifyStats, FanotifyWatch, HeldOperation, MAX_DECISION_DEADLINE, MAX_MARKS, MAX_MOUNT_NAMESPACES, Screening,
+    FanotifyStats, FanotifyWatch, HeldOperation, HeldQueue, MAX_DECISION_DEADLINE, MAX_MARKS, MAX_MOUNT_NAMESPACES, PolicyDecider, Screening,
     Unwatched, Verdict, WatchScope,
 };
 pub use hooks::HookFamily;

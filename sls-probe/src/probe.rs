@@ -1,6 +1,7 @@
 //! The attached probe: an event source.
 
 use std::mem;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use nix::errno::Errno;
 use sls_core::{BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicyType, ProcessKey, SourceStatus};
 
 use crate::accounts::Accounts;
+use crate::bell::Bell;
 use crate::budget::WakeBudget;
 use crate::builder::ProbeBuilder;
 use crate::container::Containers;
@@ -67,6 +69,7 @@ pub struct Probe {
     resolver: Resolver,
     event: Event,
     refreshed: Instant,
+    bell: Option<Bell>,
 }
 
 /// Records that were copied out of the ring, one behind the other.
@@ -123,6 +126,7 @@ impl Probe {
             resolver: Resolver::new(),
             event: Event::new(EventKind::Exec),
             refreshed: now,
+            bell: None,
             settings,
         })
     }
@@ -192,6 +196,22 @@ impl Probe {
         Ok(())
     }
 
+    /// Has [`poll`](EventSource::poll) return early while `bell` can be read: somebody else has something for its thread to
+    /// do.
+    ///
+    /// # Errors
+    /// When this process may open no more files.
+    pub fn return_on(&mut self, bell: impl AsFd) -> std::io::Result<()> {
+        self.bell = Some(Bell::new(&self.ring, bell)?);
+        Ok(())
+    }
+
+    /// Sets the names of accounts and the container in an event from another source, that has ids and a
+    /// [`cgroup_id`](Event::cgroup_id).
+    pub fn complete(&mut self, event: &mut Event) {
+        self.enrichment.name(event, None);
+    }
+
     /// The accounts that names are looked up in, if they are.
     #[must_use]
     pub fn accounts(&self) -> Option<&Accounts> {
@@ -220,7 +240,14 @@ impl Probe {
 
     /// Sleeps until the kernel rings, and takes what is there. Tells how many events that was, and whether a signal came.
     fn doze(&mut self, timeout: Duration, handle: &mut dyn FnMut(&mut Event)) -> Result<(usize, bool), ProbeError> {
-        match self.ring.poll_raw(timeout.min(LONGEST_WAIT)) {
+        let mut timeout = timeout.min(LONGEST_WAIT);
+        if let Some(bell) = &self.bell {
+            if bell.wait(timeout) {
+                return Ok((0, true));
+            }
+            timeout = Duration::ZERO;
+        }
+        match self.ring.poll_raw(timeout) {
             result @ (BATCH_FULL | INTERRUPTED | 0..) => Ok((self.deliver(handle), result == INTERRUPTED)),
             error => Err(ring_error(error)),
         }
@@ -364,7 +391,13 @@ impl Probe {
             // The kernel waits in whole milliseconds. It does not know of what the worker finds out about containers.
             let awaiting = self.enrichment.containers.as_ref().is_some_and(Containers::is_awaiting);
             if left < Duration::from_millis(1) || awaiting || !self.budget.allows(now) {
-                thread::sleep(left.min(NAP));
+                match &self.bell {
+                    Some(bell) => bell.nap(left.min(NAP)),
+                    None => thread::sleep(left.min(NAP)),
+                }
+                if self.bell.as_ref().is_some_and(Bell::rings) {
+                    return Ok(());
+                }
                 continue;
             }
             self.set_dozing()?;
@@ -377,7 +410,7 @@ impl Probe {
                 self.budget.spend(Instant::now());
             }
             // The handler of a signal may have told the caller to stop.
-            if count > 0 || interrupted {
+            if count > 0 || interrupted || self.bell.as_ref().is_some_and(Bell::rings) {
                 return Ok(());
             }
         }

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sls_core::{Event, ProcessKey, ProcessTable};
+use sls_core::{Event, HeldDecision, HeldVerdict, ProcessKey, ProcessTable};
 
+use super::MAX_DECISION_DEADLINE;
 use super::group::{BUFFER_BYTES, Group, Question, Received, Verdict};
 use super::process::TICK_NANOS;
 use super::stats::Counters;
@@ -52,10 +53,18 @@ struct Entry {
     file: Received,
     /// Kept so that its number stays its own.
     _pidfd: Option<Received>,
+    read: Instant,
     expires: Instant,
     mode: FailMode,
     generation: u64,
     answered: bool,
+}
+
+/// How long an operation waits, and what becomes of it then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) deadline: Duration,
+    pub(super) mode: FailMode,
 }
 
 /// The place of an operation among those that wait.
@@ -143,15 +152,17 @@ impl Waiting {
         };
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
         let Question { file, pidfd, .. } = question;
-        let expires = Instant::now() + self.deadline;
+        let read = Instant::now();
+        let expires = read + self.deadline;
         let mode = self.default_mode;
-        entries[index] = Some(Entry { file, _pidfd: pidfd, expires, mode, generation, answered: false });
+        entries[index] = Some(Entry { file, _pidfd: pidfd, read, expires, mode, generation, answered: false });
         Some(Place { index, generation })
     }
 
-    fn set_mode(&self, place: Place, mode: FailMode) {
+    fn set_terms(&self, place: Place, terms: Terms) {
         if let Some(entry) = find(&mut self.entries(), place) {
-            entry.mode = mode;
+            entry.mode = terms.mode;
+            entry.expires = entry.read + terms.deadline.min(MAX_DECISION_DEADLINE);
         }
     }
 
@@ -249,8 +260,8 @@ pub struct HeldOperation {
 }
 
 impl HeldOperation {
-    pub(super) fn new(waiting: &Arc<Waiting>, place: Place, event: Event, start_ticks: u64, mode: FailMode) -> Self {
-        waiting.set_mode(place, mode);
+    pub(super) fn new(waiting: &Arc<Waiting>, place: Place, event: Event, start_ticks: u64, terms: Terms) -> Self {
+        waiting.set_terms(place, terms);
         Self { waiting: Arc::clone(waiting), place: Some(place), event, start_ticks }
     }
 
@@ -274,6 +285,21 @@ impl HeldOperation {
         {
             self.event.process = key;
         }
+    }
+
+    /// Answers by an engine's decision, and tells the alerts what became of it.
+    pub fn decide(mut self, decide: impl FnOnce(&mut Event) -> HeldDecision) {
+        let decision = decide(&mut self.event);
+        let verdict = if decision.verdict() == HeldVerdict::Deny { Verdict::Deny } else { Verdict::Allow };
+        decision.answered(match self.answer(verdict) {
+            Answered::InTime => Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)),
+            Answered::TooLate => Err("its deadline had passed".to_owned()),
+        });
+    }
+
+    /// There is no room where it should go: it is answered by its mode, and counted.
+    pub(super) fn refuse_room(self) {
+        self.waiting.counters.overflowed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Answers, and tells what became of it.

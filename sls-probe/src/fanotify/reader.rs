@@ -11,10 +11,11 @@ use sls_core::{Event, EventKind, Field, ProcessKey};
 
 use super::file::{Descriptors, Format, OpenedFile};
 use super::group::{BUFFER_BYTES, OPEN_EXEC, Question, Received, Verdict};
-use super::held::{FailMode, HeldOperation, Waiting};
+use super::held::{FailMode, HeldOperation, Terms, Waiting};
 use super::keeper::Keeper;
 use super::process::{Processes, Stat, is_loader, mark_undescribed, mark_unknowable};
 use super::stats::count;
+use super::DEFAULT_DECISION_DEADLINE;
 
 /// Executions under way that are remembered, one for each last digits of a pid.
 const STEPS: usize = 1024;
@@ -23,7 +24,7 @@ const STEPS: usize = 1024;
 const STEP_TIME: Duration = Duration::from_secs(2);
 
 /// What the file itself tells of a program, and of a file that is opened.
-const OF_PROGRAM: &[Field] = &[
+pub(super) const OF_PROGRAM: &[Field] = &[
     Field::ProgramName,
     Field::ProgramInode,
     Field::ProgramDevice,
@@ -45,17 +46,24 @@ const OF_FILE: &[Field] = &[
 pub enum Screening {
     /// No policy can object, whatever else there is to know: it goes on.
     Allow,
-    /// It has to be decided with all that is known, and by this mode if that takes too long.
-    Ask(FailMode),
+    /// It has to be decided with all that is known.
+    Ask {
+        /// How long it waits for that at most, from when it was read, but not longer than
+        /// [`MAX_DECISION_DEADLINE`](super::MAX_DECISION_DEADLINE).
+        deadline: Duration,
+        /// What becomes of it then.
+        mode: FailMode,
+    },
 }
 
 /// Decides about operations. It is called on the thread that reads what the kernel asks: while it works, nothing else is
 /// answered. What it opens itself is never held longer than the deadline, and best it opens nothing.
 pub trait Decider: Send {
-    /// A first look, with what costs little to know; all other fields are unknown. Default: everything has to be decided.
+    /// A first look, with what costs little to know; all other fields are unknown. Default: everything has to be decided,
+    /// within [`DEFAULT_DECISION_DEADLINE`](super::DEFAULT_DECISION_DEADLINE), and goes on after that.
     fn screen(&mut self, event: &Event) -> Screening {
         let _ = event;
-        Screening::Ask(FailMode::Open)
+        Screening::Ask { deadline: DEFAULT_DECISION_DEADLINE, mode: FailMode::Open }
     }
 
     /// Takes over an operation that waits. It may be sent elsewhere, and answered from there.
@@ -166,10 +174,13 @@ impl<D: Decider> Reader<D> {
         let (file, pidfd) = (question.file.number(), question.pidfd.as_ref().map(Received::number));
         let Some(place) = self.waiting.admit(question) else { return };
         match self.look(file, pidfd, pid, is_exec) {
-            Some((mode, start_ticks)) => {
+            Some((terms, start_ticks)) => {
                 count(&self.waiting.counters.asked);
                 let event = mem::replace(&mut self.event, Event::new(EventKind::Exec));
-                let held = HeldOperation::new(&self.waiting, place, event, start_ticks, mode);
+                let held = HeldOperation::new(&self.waiting, place, event, start_ticks, terms);
+                if terms.deadline < self.waiting.deadline() {
+                    self.keeper.wake();
+                }
                 self.decider.decide(held);
             }
             None => {
@@ -179,16 +190,16 @@ impl<D: Decider> Reader<D> {
     }
 
     /// None if the operation may go on. Otherwise everything that is known is in the event.
-    fn look(&mut self, file: RawFd, pidfd: Option<RawFd>, pid: u32, is_exec: bool) -> Option<(FailMode, u64)> {
+    fn look(&mut self, file: RawFd, pidfd: Option<RawFd>, pid: u32, is_exec: bool) -> Option<(Terms, u64)> {
         self.descriptors.look(file, &mut self.file);
-        let (view, mode) = if is_exec {
+        let (view, terms) = if is_exec {
             self.step(file, pid);
             (View::Exec, self.screen(View::Exec, pid)?)
         } else if self.waiting.watches_loaders() && is_loader(pid) {
             self.before = Step::default();
             self.format = Format::Other;
             match self.screen(View::Exec, pid) {
-                Some(mode) => (View::Exec, mode),
+                Some(terms) => (View::Exec, terms),
                 None => (View::Open, self.screen(View::Open, pid)?),
             }
         } else {
@@ -203,11 +214,11 @@ impl<D: Decider> Reader<D> {
             return None;
         }
         self.describe(view, pid, pidfd, stat);
-        Some((mode, stat.map_or(0, |stat| stat.start_ticks)))
+        Some((terms, stat.map_or(0, |stat| stat.start_ticks)))
     }
 
     /// The first look.
-    fn screen(&mut self, view: View, pid: u32) -> Option<FailMode> {
+    fn screen(&mut self, view: View, pid: u32) -> Option<Terms> {
         if view == View::Open && !self.waiting.watches_opens() {
             return None;
         }
@@ -215,7 +226,7 @@ impl<D: Decider> Reader<D> {
         mark_undescribed(&mut self.event);
         match self.decider.screen(&self.event) {
             Screening::Allow => None,
-            Screening::Ask(mode) => Some(mode),
+            Screening::Ask { deadline, mode } => Some(Terms { deadline, mode }),
         }
     }
 

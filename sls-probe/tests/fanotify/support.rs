@@ -89,12 +89,22 @@ pub(crate) fn offered() -> bool {
     offered.is_ok()
 }
 
+/// To be decided, with a deadline that no load of the machine makes too short.
+pub(crate) fn ask(mode: FailMode) -> Screening {
+    Screening::Ask { deadline: sls_probe::MAX_DECISION_DEADLINE, mode }
+}
+
+/// The same, with the deadline that there is by default.
+pub(crate) fn ask_soon(mode: FailMode) -> Screening {
+    Screening::Ask { deadline: sls_probe::DEFAULT_DECISION_DEADLINE, mode }
+}
+
 /// Decides at once by a function of the event.
 pub(crate) struct Rule<F>(pub(crate) F);
 
 impl<F: FnMut(&Event) -> Verdict + Send> Decider for Rule<F> {
     fn screen(&mut self, _: &Event) -> Screening {
-        Screening::Ask(FailMode::Open)
+        ask(FailMode::Open)
     }
 
     fn decide(&mut self, held: HeldOperation) {

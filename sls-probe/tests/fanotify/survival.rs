@@ -10,7 +10,7 @@ use sls_core::Event;
 use sls_probe::{Decider, FailMode, FanotifyWatch, HeldOperation, Screening, WatchScope};
 
 use crate::common::{emulated, patience};
-use crate::support::{FINE, Killed, Launcher, Room, offered, part, patient};
+use crate::support::{FINE, Killed, Launcher, Room, ask, offered, part, patient};
 
 /// Executions that wait when the sensor is killed.
 const WAITING: usize = 100;
@@ -21,7 +21,7 @@ struct Keep(Sender<HeldOperation>);
 impl Decider for Keep {
     fn screen(&mut self, _: &Event) -> Screening {
         // Not even then does anybody stay refused.
-        Screening::Ask(FailMode::Closed)
+        ask(FailMode::Closed)
     }
 
     fn decide(&mut self, held: HeldOperation) {
@@ -88,6 +88,10 @@ fn ending_the_sensor_leaves_nobody_stuck() {
     let (send, held) = channel();
     struct Send(Sender<HeldOperation>);
     impl Decider for Send {
+        fn screen(&mut self, _: &Event) -> Screening {
+            ask(FailMode::Open)
+        }
+
         fn decide(&mut self, held: HeldOperation) {
             let _ = self.0.send(held);
         }

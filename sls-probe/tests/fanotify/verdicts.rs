@@ -9,7 +9,7 @@ use sls_core::{Event, EventKind, Field, Value};
 use sls_probe::{Decider, FailMode, Fanotify, FanotifyWatch, HeldOperation, Screening, Verdict, WatchScope};
 
 use crate::common::{emulated, text};
-use crate::support::{BLOCKED, FINE, Launcher, Room, Rule, deny_if, offered, patient};
+use crate::support::{BLOCKED, FINE, Launcher, Room, Rule, ask, ask_soon, deny_if, offered, patient};
 
 /// Runs of a program that is blocked.
 const RUNS: usize = 10_000;
@@ -164,11 +164,11 @@ fn what_loads_a_program_is_a_part_of_it() {
 }
 
 /// Sends what it gets elsewhere.
-struct Elsewhere(std::sync::mpsc::Sender<HeldOperation>, FailMode);
+struct Elsewhere(std::sync::mpsc::Sender<HeldOperation>, Screening);
 
 impl Decider for Elsewhere {
     fn screen(&mut self, _: &Event) -> Screening {
-        Screening::Ask(self.1)
+        self.1
     }
 
     fn decide(&mut self, held: HeldOperation) {
@@ -184,7 +184,7 @@ fn verdict_may_come_from_another_thread() {
     let (room, launcher) = (Room::new(), Launcher::start());
     let program = room.program("true");
     let (send, held) = channel::<HeldOperation>();
-    let fanotify = patient().start(Elsewhere(send, FailMode::Open)).unwrap();
+    let fanotify = patient().start(Elsewhere(send, ask(FailMode::Open))).unwrap();
     fanotify.watch(&room.watch());
     let verdicts = std::thread::spawn(move || {
         for verdict in [Verdict::Deny, Verdict::Allow] {
@@ -209,7 +209,7 @@ fn nobody_waits_longer_than_the_deadline() {
         let (room, launcher) = (Room::new(), Launcher::start());
         let program = room.program("true");
         let (send, held) = channel::<HeldOperation>();
-        let fanotify = Fanotify::builder().start(Elsewhere(send, mode)).unwrap();
+        let fanotify = Fanotify::builder().start(Elsewhere(send, ask_soon(mode))).unwrap();
         fanotify.watch(&room.watch());
         let started = Instant::now();
         assert_eq!(launcher.run(&program, &[]), expected);
@@ -232,7 +232,7 @@ fn what_finds_no_room_goes_by_the_mode_of_the_whole() {
     let program = room.program("true");
     let (send, held) = channel::<HeldOperation>();
     let fanotify =
-        patient().held_limit(1).fail_mode(FailMode::Closed).start(Elsewhere(send, FailMode::Open)).unwrap();
+        patient().held_limit(1).fail_mode(FailMode::Closed).start(Elsewhere(send, ask(FailMode::Open))).unwrap();
     fanotify.watch(&room.watch());
     std::thread::scope(|scope| {
         let first = scope.spawn(|| launcher.run(&program, &[]));
@@ -252,7 +252,7 @@ fn process_can_be_killed_while_it_waits() {
     let (room, launcher) = (Room::new(), Launcher::start());
     let program = room.program("true");
     let (send, held) = channel::<HeldOperation>();
-    let fanotify = patient().start(Elsewhere(send, FailMode::Open)).unwrap();
+    let fanotify = patient().start(Elsewhere(send, ask(FailMode::Open))).unwrap();
     fanotify.watch(&room.watch());
     std::thread::scope(|scope| {
         let script = format!("{} & wait $!", program.display());
