@@ -13,6 +13,7 @@ mod stats;
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -122,6 +123,9 @@ impl FanotifyBuilder {
     }
 }
 
+/// Processes of unknown mount namespaces that wait to be looked at.
+const MAX_STRANGERS: usize = 256;
+
 /// The most operations that can be made to wait at once.
 const MAX_HELD: usize = 65_536;
 
@@ -180,6 +184,8 @@ pub struct Fanotify {
     running: Arc<AtomicBool>,
     stop: Arc<OwnedFd>,
     changed: Arc<OwnedFd>,
+    /// Processes of mount namespaces that may not be known.
+    strangers: Arc<Mutex<Vec<u32>>>,
     keeper: Keeper,
     threads: Vec<JoinHandle<()>>,
 }
@@ -203,10 +209,11 @@ impl Fanotify {
         let marks = Arc::new(Mutex::new(Marks::new(Arc::clone(&waiting))?));
         let stop = Arc::new(event_fd()?);
         let changed = Arc::new(event_fd()?);
+        let strangers = Arc::default();
         let (stopped, running) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
         let (keeper, thread) = keeper::start(Arc::clone(&waiting), Arc::clone(&stopped))?;
         // From here on the threads end with it, whatever comes.
-        let mut this = Self { waiting, marks, stopped, running, stop, changed, keeper, threads: vec![thread] };
+        let mut this = Self { waiting, marks, stopped, running, stop, changed, strangers, keeper, threads: vec![thread] };
         let reader = Reader::new(Arc::clone(&this.waiting), this.keeper.clone(), decider).map_err(io::Error::from)?;
         this.spawn_reader(reader)?;
         this.spawn_marker()?;
@@ -226,12 +233,12 @@ impl Fanotify {
 
     fn spawn_marker(&mut self) -> io::Result<()> {
         let (marks, stop, stopped) = (Arc::clone(&self.marks), Arc::clone(&self.stop), Arc::clone(&self.stopped));
-        let changed = Arc::clone(&self.changed);
+        let (changed, strangers) = (Arc::clone(&self.changed), Arc::clone(&self.strangers));
         // It tells of changes for as long as it is open.
         let mounts = File::open("/proc/self/mountinfo")?;
         let thread = thread::Builder::new()
             .name("sls-marks".to_owned())
-            .spawn(move || follow(&marks, &mounts, &changed, &stop, &stopped))?;
+            .spawn(move || follow(&marks, &mounts, &changed, &strangers, &stop, &stopped))?;
         self.threads.push(thread);
         Ok(())
     }
@@ -245,10 +252,15 @@ impl Fanotify {
         let _ = rustix::io::write(&self.changed, &1_u64.to_ne_bytes());
     }
 
-    /// Looks into the mount namespace of this process, which the sensor may not have known. Others it looks for itself,
-    /// whenever something else is to be watched.
+    /// Has the mount namespace of this process looked into, which the sensor may not have known. That is done by another
+    /// thread, and counted. It looks for namespaces itself whenever something else is to be watched.
     pub fn see_namespace_of(&self, pid: u32) {
-        lock(&self.marks).see(pid);
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.len() < MAX_STRANGERS {
+            strangers.push(pid);
+        }
+        drop(strangers);
+        let _ = rustix::io::write(&self.changed, &1_u64.to_ne_bytes());
     }
 
     /// What should be watched and could not, by the last look.
@@ -316,7 +328,14 @@ fn lock(marks: &Mutex<Marks>) -> MutexGuard<'_, Marks> {
 }
 
 /// Keeps the marks where they belong until `stopped`.
-fn follow(marks: &Mutex<Marks>, mounts: &File, changed: &OwnedFd, stop: &OwnedFd, stopped: &AtomicBool) {
+fn follow(
+    marks: &Mutex<Marks>,
+    mounts: &File,
+    changed: &OwnedFd,
+    strangers: &Mutex<Vec<u32>>,
+    stop: &OwnedFd,
+    stopped: &AtomicBool,
+) {
     let Ok(files) = lock(marks).changes().as_fd().try_clone_to_owned() else { return };
     while !stopped.load(Ordering::Acquire) {
         let mut fds = [
@@ -331,7 +350,9 @@ fn follow(marks: &Mutex<Marks>, mounts: &File, changed: &OwnedFd, stop: &OwnedFd
         if in_changed {
             let _ = rustix::io::read(changed, &mut [0_u8; 8][..]);
         }
+        let strangers = mem::take(&mut *strangers.lock().unwrap_or_else(PoisonError::into_inner));
         let mut marks = lock(marks);
+        strangers.into_iter().for_each(|pid| marks.see(pid));
         if in_mounts && (marks.watches_file_systems() || marks.watches_files()) {
             marks.place();
         }

@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write, stdout};
 
 use serde_json::json;
-use sls_core::{ActionSet, Capabilities};
-use sls_probe::{Probe, ProbeBuilder};
+use sls_core::{ActionSet, Capabilities, Field, Hook, Mechanism};
+use sls_probe::{Fanotify, Probe, ProbeBuilder};
 
 use crate::args::{CheckArgs, Format};
 use crate::exit::{Answer, UnusablePolicies, show};
@@ -75,8 +75,15 @@ pub(crate) fn capabilities(any_sensor: bool, unsafe_policies: bool) -> Capabilit
 
 /// What a probe as `builder` has it and these actions can do together.
 pub(crate) fn capabilities_of(builder: &ProbeBuilder, actions: ActionSet) -> Capabilities {
-    Capabilities::new(|kind| builder.provides(kind), actions)
-        .unavailable(|policy_type| builder.unavailable(policy_type))
+    let capabilities = Capabilities::new(|kind| builder.provides(kind), actions)
+        .unavailable(|policy_type| builder.unavailable(policy_type));
+    match Fanotify::offered() {
+        // A script is told apart from its interpreter, and the directory is that of the process.
+        Ok(()) => capabilities
+            .hook(Hook::fanotify_exec().with([Field::ScriptName, Field::ProgramDirectory]))
+            .hook(Hook::fanotify_open()),
+        Err(error) => capabilities.no_mechanism(Mechanism::FanotifyPermission, error.to_string()),
+    }
 }
 
 /// `human` on a terminal, `json` elsewhere.

@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use sls_actions::{SelfTestResult, in_host_pid_namespace};
 use sls_core::{Capabilities, PolicyType};
-use sls_probe::{HostInfo, KernelSupport, Probe};
+use sls_probe::{Fanotify, HostInfo, KernelSupport, Probe};
 
 use super::check::{capabilities, default_format};
 use crate::args::{DoctorArgs, Format};
@@ -31,6 +31,7 @@ pub(crate) fn run(args: &DoctorArgs, format: Option<Format>) -> anyhow::Result<A
         left_out: policies.left_out().as_slice().len(),
         support,
         in_host_pid_namespace: in_host_pid_namespace()?,
+        no_fanotify: Fanotify::offered().err().map(|error| error.to_string()),
         actions: ResponderSettings::new(&config).test_all()?,
     };
     let mut out = anstream::stdout();
@@ -52,6 +53,8 @@ struct Report {
     policies: usize,
     left_out: usize,
     in_host_pid_namespace: bool,
+    /// Why operations cannot be held by fanotify; none if they can.
+    no_fanotify: Option<String>,
     /// What came of trying each action.
     actions: Vec<SelfTestResult>,
 }
@@ -76,6 +79,10 @@ impl Report {
                 true => "pids        those of the host".to_owned(),
                 false => "pids        not those of the host: no action can work (hostPID: true, docker run --pid=host)"
                     .to_owned(),
+            },
+            match &self.no_fanotify {
+                None => "fanotify    holds executions and openings of files".to_owned(),
+                Some(reason) => format!("fanotify    no: {reason}"),
             },
             format!("policies    {} active, {} left out of the built-in content", self.policies, self.left_out),
             String::new(),
@@ -142,6 +149,7 @@ impl Report {
             "cgroupRoot": support.cgroup_root,
             "tracefsMounted": support.tracefs_mounted,
             "actions": supported().iter().map(|action| action.to_string()).collect::<Vec<_>>(),
+            "fanotify": {"offered": self.no_fanotify.is_none(), "reason": self.no_fanotify},
             "inHostPidNamespace": self.in_host_pid_namespace,
             "actionsTested": tried.collect::<BTreeMap<_, _>>(),
             "policies": self.policies,

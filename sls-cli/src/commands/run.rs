@@ -1,6 +1,7 @@
 //! `sls run`: the daemon.
 
 mod alerts;
+mod hold;
 mod reload;
 mod resolve;
 mod trials;
@@ -15,11 +16,12 @@ use anyhow::{Context, bail};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, in_host_pid_namespace, own_ancestry};
 use sls_core::{
-    Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, PolicySet, Responder, SourceStatus,
+    Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, PolicySet, SourceStatus,
 };
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
+use self::hold::Holding;
 use self::trials::Trials;
 use super::check::{capabilities_of, default_format};
 use crate::args::{Format, RunArgs};
@@ -30,7 +32,7 @@ use crate::output::Outputs;
 use crate::policies::Documents;
 use crate::privileges;
 use crate::render;
-use crate::responders::ResponderSettings;
+use crate::responders::{ResponderSettings, supported};
 
 /// How long the sensor sleeps when nothing happens, before it looks for a reload or a signal to stop.
 const IDLE_POLL: Duration = Duration::from_millis(400);
@@ -53,9 +55,23 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let rearm = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGUSR1, rearm.clone())?;
     let settings = Settings::new(args)?;
+    let unsafe_policies = settings.config.allow_unsafe_policies;
+    let mut builder = Probe::builder().unsafe_probes(unsafe_policies);
+    if let Some(bytes) = settings.config.ring_bytes {
+        builder = builder.ring_bytes(bytes);
+    }
+    let capabilities = capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies);
+    // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
+    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
+    let policies = settings
+        .documents
+        .load_for_this_host(capabilities)
+        .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
+    // What waits for the policies is marked with a capability that is given up otherwise.
+    let holds = !policies.tiers().holds().is_empty();
     // Before any thread starts, each of which has capabilities of its own, and before anything is done with them: what
     // does not work without the others does not work from the start.
-    if !keep_capabilities && let Err(error) = privileges::drop_unneeded() {
+    if !keep_capabilities && let Err(error) = privileges::drop_unneeded(holds) {
         tracing::warn!(%error, "cannot give up the capabilities that are not needed");
     }
     let outputs =
@@ -71,19 +87,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         }
         tracing::warn!("{NOT_IN_HOST_PID_NAMESPACE}: it sees and alerts, but no action will be successful");
     }
-    let unsafe_policies = settings.config.allow_unsafe_policies;
-    let mut builder = Probe::builder().unsafe_probes(unsafe_policies);
-    if let Some(bytes) = settings.config.ring_bytes {
-        builder = builder.ring_bytes(bytes);
-    }
-    let capabilities = capabilities_of(&builder, responder.supports()).unsafe_policies(unsafe_policies);
-    // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
-    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
     let mut trials = Trials::new(responders, can_act && !settings.dry_run);
-    let policies = settings
-        .documents
-        .load_for_this_host(capabilities)
-        .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
     log_warnings(&policies);
     // Before the probe sees what they do.
     let inert = trials.of(&policies)?;
@@ -99,6 +103,8 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         .context("cannot load the probe")?
         .attach()
         .context("cannot attach the probe")?;
+    let mut holding = Holding::default();
+    holding.set_policies(engine.policies(), &mut probe).context("cannot hold what the policies have to decide about")?;
     announce(&engine, &settings, &host);
     let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;
@@ -113,10 +119,12 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         let wait = wait.min(haste.pause(engine.stats()));
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
-            match probe.set_interest(policies.interest()) {
+            let policies = Arc::new(policies);
+            let watched = probe.set_interest(policies.interest()).map_err(anyhow::Error::from);
+            match watched.and_then(|()| holding.set_policies(&policies, &mut probe)) {
                 Ok(()) => reload(&mut engine, policies, &resolver),
                 Err(error) => tracing::error!(
-                    %error,
+                    error = format_args!("{error:#}"),
                     "cannot watch what the new policies need: those loaded before stay in force"
                 ),
             }
@@ -127,15 +135,19 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         }
         let status = poll(&mut probe, wait, |event| {
             engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
+            holding.see(event);
             if show_events && event.kind == EventKind::Exec {
                 let _ = anstream::stderr().write_all(render::exec(event).as_bytes());
             }
         })?;
+        holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.report(engine.stats().lost, alerts.lost());
         if status == SourceStatus::Ended || alerts.ended() {
             break;
         }
     }
+    // Nothing waits for a sensor that ends.
+    drop(holding);
     // What happened up to now is still reported.
     drain(&mut probe, &mut |event| {
         engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
@@ -247,7 +259,7 @@ fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset:
     Ok(builder.build())
 }
 
-fn reload(engine: &mut Engine, policies: PolicySet, resolver: &resolve::Resolver) {
+fn reload(engine: &mut Engine, policies: Arc<PolicySet>, resolver: &resolve::Resolver) {
     engine.reload(policies);
     resolver.resolve(engine.policies());
     tracing::info!(

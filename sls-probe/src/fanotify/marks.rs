@@ -240,6 +240,7 @@ impl Marks {
         if !self.watches.is_empty() {
             self.place();
         }
+        count(&self.waiting.counters.namespaces_seen);
     }
 
     /// Places every mark that is wanted and missing, then takes away what is no longer wanted.

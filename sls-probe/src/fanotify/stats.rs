@@ -36,6 +36,7 @@ counters! {
     unreadable "Questions that could not be read; the kernel refuses such an operation.";
     takeovers "Times that the keeper had to read for the reader, which was stuck.";
     marks_failed "Files and file systems that should be watched and could not.";
+    namespaces_seen "Mount namespaces that were looked into because somebody told of them.";
 }
 
 pub(super) fn count(counter: &AtomicU64) {

@@ -143,6 +143,10 @@ fn files_of_other_mount_namespaces_are_watched() {
                 // As the first event of a new namespace would.
                 let pid = namespace_process(&room.join("own/true"));
                 fanotify.see_namespace_of(pid);
+                while fanotify.stats().namespaces_seen == 0 {
+                    assert!(Instant::now() < deadline);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             } else {
                 fanotify.watch(&[FanotifyWatch::exec(scope.clone())]);
             }
