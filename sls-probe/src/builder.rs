@@ -39,6 +39,7 @@ pub struct ProbeBuilder {
     process_kinds: Vec<EventKind>,
     pub(crate) interest: Interest,
     pub(crate) unsafe_probes: bool,
+    pub(crate) kernel_tier: bool,
     pub(crate) account_names: bool,
     pub(crate) containers: bool,
     pub(crate) host_root: PathBuf,
@@ -54,6 +55,7 @@ impl Default for ProbeBuilder {
             process_kinds: PROCESS_KINDS.to_vec(),
             interest: Interest::default(),
             unsafe_probes: false,
+            kernel_tier: false,
             account_names: true,
             containers: true,
             host_root: PathBuf::from("/"),
@@ -68,6 +70,13 @@ impl ProbeBuilder {
     /// [`DEFAULT_RING_BYTES`]. Events that find it full are lost, and counted.
     pub fn ring_bytes(mut self, bytes: u32) -> Self {
         self.ring_bytes = bytes;
+        self
+    }
+
+    /// Whether policies can be decided in the kernel: then the probe has a [`KernelTier`](crate::KernelTier), which has no
+    /// policies at first. Default no. Executions are watched in any case then.
+    pub fn kernel_tier(mut self, on: bool) -> Self {
+        self.kernel_tier = on;
         self
     }
 
@@ -224,6 +233,9 @@ impl ProbeBuilder {
 
     /// Whether events of `kind` are to be given.
     pub(crate) fn watches(&self, kind: EventKind) -> bool {
+        if kind == EventKind::Exec && self.kernel_tier {
+            return true;
+        }
         if PROCESS_KINDS.contains(&kind) { self.process_kinds.contains(&kind) } else { self.interest.wants_kind(kind) }
     }
 }

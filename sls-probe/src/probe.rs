@@ -23,6 +23,8 @@ use crate::points::{Point, Points};
 use crate::record::{self, Decoded, crash};
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
+use crate::tier::KernelTier;
+use crate::tier::layout::Verdicts;
 
 /// How long the reader leaves the ring alone while events come too fast for wake-ups.
 const NAP: Duration = Duration::from_millis(2);
@@ -51,6 +53,7 @@ pub struct Probe {
     // Dropped before the ring: no record comes any more.
     objects: Vec<LoadedObject>,
     points: Points,
+    tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
     ring: RingBuffer<'static>,
@@ -93,6 +96,10 @@ impl Probe {
         let ring = rings.build().map_err(ring_error)?;
         let mut losses = Losses::new(shared.get(LOST)?);
         let dozing = shared.get(DOZING)?;
+        let tier = match objects.first().filter(|_| settings.kernel_tier) {
+            Some(first) => Some(KernelTier::of(&first.object).map_err(|error| ProbeError::Tier(Box::new(error)))?),
+            None => None,
+        };
         // Everything is ready before the first record can come.
         let mut attached = Vec::new();
         for object in objects {
@@ -109,6 +116,7 @@ impl Probe {
         Ok(Self {
             objects: attached,
             points,
+            tier,
             shared,
             snapshot,
             ring,
@@ -192,6 +200,12 @@ impl Probe {
         Ok(())
     }
 
+    /// The policies that are decided in the kernel, if the probe was built with that.
+    #[must_use]
+    pub fn kernel_tier(&self) -> Option<&KernelTier> {
+        self.tier.as_ref()
+    }
+
     /// The accounts that names are looked up in, if they are.
     #[must_use]
     pub fn accounts(&self) -> Option<&Accounts> {
@@ -241,6 +255,9 @@ impl Probe {
                     if self.event.kind == EventKind::Probe && !self.points.fill(bytes, &mut self.event) => {}
                 Ok(Decoded::Event { legacy_cgroup }) => {
                     self.event.lost = self.losses.before(&self.event);
+                    if let Some(tier) = self.tier.as_ref().filter(|_| self.event.kind == EventKind::Exec) {
+                        self.event.enforced = Verdicts::of(record::exec_verdicts(bytes)).and_then(|said| tier.enforced(said));
+                    }
                     if let Some(signal) = crash::signal(&self.event).filter(|signal| self.settings.wants_crash(signal))
                     {
                         let lost = self.event.lost;

@@ -164,6 +164,11 @@ pub(crate) fn detail(record: &[u8]) -> &[u8] {
     }
 }
 
+/// What the kernel tier says of an exec, behind the rest of its detail.
+pub(crate) fn exec_verdicts(record: &[u8]) -> &[u8] {
+    detail(record).get(process::EXEC_DETAIL_BYTES..).unwrap_or_default()
+}
+
 struct Header {
     kind: u8,
     flags: u16,

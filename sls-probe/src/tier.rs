@@ -1,0 +1,411 @@
+//! The kernel tier: policies that are decided in the kernel, where the event happens.
+
+mod compile;
+mod error;
+mod files;
+pub(crate) mod layout;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{MapCore, MapHandle, Object};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::thread::{MembarrierCommand, membarrier};
+use sls_core::{Effect, Enforced, EventKind, Field, Guards, Hook, KernelLimits, Mechanism, Policy, PolicySet};
+
+use crate::error::ProbeError;
+use crate::loader::{map_of, set_entry};
+
+use compile::Image;
+pub use error::TierError;
+use files::Directories;
+use layout::{Entry, Verdicts};
+
+/// The most policies that are decided in the kernel.
+pub const MAX_TIER_POLICIES: usize = 4096;
+
+/// The most paths that they name, all together.
+pub const MAX_TIER_PATHS: usize = 8192;
+
+/// The most beginnings of paths, and the most ends.
+pub const MAX_TIER_PATTERNS: usize = 4096;
+
+/// The most processes and cgroups that are protected.
+pub const MAX_TIER_GUARDS: usize = 1024;
+
+/// The longest path that is compared in the kernel, in bytes.
+pub const MAX_TIER_PATH_BYTES: usize = layout::PATH_BYTES;
+
+/// The most policies that look at one path.
+pub const MAX_TIER_POLICIES_OF_PATH: usize = layout::ENTRY_POLICIES;
+
+/// How often the files that policies name are looked up, if nothing tells that they changed.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// No program of the tier takes that long.
+const LONGEST_DECISION: Duration = Duration::from_millis(50);
+
+const GENERATION: &str = "tier_generation";
+const HEADS: &str = "tier_heads";
+const POLICIES: &str = "tier_policies";
+const ALLOWANCES: &str = "tier_allowances";
+const PATHS: &str = "tier_paths";
+const FILES: &str = "tier_files";
+const BEGINNINGS: &str = "tier_beginnings";
+const ENDS: &str = "tier_ends";
+const PROTECTED: &str = "tier_protected";
+const GUARDS: &str = "tier_guards";
+
+/// Every map of `bpf/tier.h` that user space writes.
+const MAPS: [&str; 10] =
+    [GENERATION, HEADS, POLICIES, ALLOWANCES, PATHS, FILES, BEGINNINGS, ENDS, PROTECTED, GUARDS];
+
+/// The policies that are decided in the kernel. A probe that was built with
+/// [`ProbeBuilder::kernel_tier`](crate::ProbeBuilder::kernel_tier) has one.
+///
+/// A program that a policy matches gets its signal while it is executed, before its first instruction, and its event tells of
+/// it ([`Event::enforced`](sls_core::Event::enforced)). What the kernel does not know for certain it leaves to user space, as
+/// it does whatever may be protected by a guard.
+///
+/// Clones are handles of the same tier.
+#[derive(Clone, Debug)]
+pub struct KernelTier {
+    shared: Arc<Shared>,
+    /// Ends the thread with the last handle.
+    _watcher: Arc<Watcher>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    maps: BTreeMap<&'static str, MapHandle>,
+    loaded: Mutex<Loaded>,
+    /// Policies of the generation in force and of the one before it, whose records may be under way.
+    known: Mutex<[Generation; 2]>,
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    generation: u32,
+    image: Image,
+    /// The files that have the named paths.
+    files: BTreeMap<(u64, u64), Entry>,
+    identities: BTreeMap<Box<[u8]>, Option<(u64, u64)>>,
+    directories: Option<Directories>,
+    /// What each policy was allowed last.
+    allowed: BTreeMap<u16, u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Generation {
+    number: u32,
+    policies: Arc<BTreeMap<u16, Arc<Policy>>>,
+}
+
+impl KernelTier {
+    /// The hooks that the tier has, with the limits of what it has room for: what policies are to be loaded with
+    /// ([`Capabilities::hook`](sls_core::Capabilities::hook)).
+    #[must_use]
+    pub fn hooks() -> Vec<Hook> {
+        let limits = KernelLimits {
+            policies: MAX_TIER_POLICIES,
+            total_entries: MAX_TIER_PATTERNS,
+            rules: 16,
+            tests: layout::POLICY_TESTS / 16,
+            path_bytes: MAX_TIER_PATH_BYTES,
+            entries: MAX_TIER_PATTERNS,
+            path_ends: true,
+        };
+        // Which cgroups are containers is found out in user space.
+        vec![Hook::exec_signal().without([Field::ContainerId]).with_limits(limits)]
+    }
+
+    /// The tier of an object that was loaded.
+    pub(crate) fn of(object: &Object) -> Result<Self, TierError> {
+        let maps = MAPS.into_iter().map(|name| Ok((name, map_of(object, name)?)));
+        let maps = maps.collect::<Result<_, ProbeError>>()?;
+        let shared = Arc::new(Shared { maps, loaded: Mutex::default(), known: Mutex::default() });
+        let watcher = Arc::new(Watcher::start(&shared)?);
+        Ok(Self { shared, _watcher: watcher })
+    }
+
+    /// Puts the policies of a set in force that the kernel decides ([`Tiers`](sls_core::Tiers)), in place of those before: at
+    /// every moment an event is decided by all policies of one set. They may not act before [`KernelTier::allow`] says so.
+    ///
+    /// # Errors
+    /// When there is more than the maps have room for, or the kernel refuses; then what was in force is in force still.
+    pub fn load(&self, policies: &PolicySet, guards: &Guards) -> Result<(), TierError> {
+        let policies = policies.tiers().kernel_policies(Mechanism::ExecSignal, EventKind::Exec);
+        let image = Image::of(policies, guards)?;
+        self.shared.replace(image)
+    }
+
+    /// Says on how many targets more each policy may act from now on: `usize::MAX` is without a limit, 0 is a dry run
+    /// ([`Engine::allowance`](sls_core::Engine::allowance)). To be called after each [`KernelTier::load`], and about every
+    /// second, as what was allowed is used up.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn allow(&self, mut allowance: impl FnMut(&Policy) -> usize) -> Result<(), TierError> {
+        let mut loaded = lock(&self.shared.loaded);
+        let Loaded { generation, image, allowed, .. } = &mut *loaded;
+        for (number, policy, _) in &image.policies {
+            let now = match allowance(policy) {
+                usize::MAX => u64::MAX,
+                targets => targets as u64,
+            };
+            // Without an end nothing is used up.
+            if allowed.get(number) == Some(&now) && matches!(now, 0 | u64::MAX) {
+                continue;
+            }
+            self.shared.set(ALLOWANCES, &layout::number_key(*generation, *number), &layout::allowance(now))?;
+            allowed.insert(*number, now);
+        }
+        Ok(())
+    }
+
+    /// Looks up the files that policies name, now and not only once they are seen to have changed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn resolve(&self) -> Result<(), TierError> {
+        self.shared.resolve(&mut lock(&self.shared.loaded), None)
+    }
+
+    /// What a record says was done.
+    pub(crate) fn enforced(&self, verdicts: Verdicts<'_>) -> Option<Enforced> {
+        let done = || verdicts.iter().filter(|verdict| verdict.result == layout::RESULT_DONE);
+        let kill = nix::libc::SIGKILL as u8;
+        let verdict = done().find(|verdict| verdict.action == kill).or_else(|| done().next())?;
+        let known = lock(&self.shared.known);
+        let generation = known.iter().find(|generation| generation.number == verdicts.generation)?;
+        let policy = generation.policies.get(&verdict.policy)?.clone();
+        let effect = if verdict.action == kill { Effect::Killed } else { Effect::Stopped };
+        Some(Enforced::new(policy, verdict.rule.into(), Mechanism::ExecSignal, effect))
+    }
+}
+
+impl Shared {
+    fn set(&self, map: &'static str, key: &[u8], value: &[u8]) -> Result<(), ProbeError> {
+        match self.maps.get(map) {
+            Some(handle) => set_entry(handle, map, key, value),
+            None => Err(ProbeError::Object { what: "map", name: map }),
+        }
+    }
+
+    fn remove(&self, map: &'static str, key: &[u8]) {
+        if let Some(handle) = self.maps.get(map) {
+            // What was never there need not go.
+            let _ = handle.delete(key);
+        }
+    }
+
+    fn replace(&self, image: Image) -> Result<(), TierError> {
+        let mut loaded = lock(&self.loaded);
+        let mut next = Loaded {
+            generation: loaded.generation.checked_add(1).unwrap_or(1),
+            image,
+            directories: loaded.directories.take(),
+            ..Loaded::default()
+        };
+        let result = self.fill(&mut next);
+        if let Err(error) = result {
+            self.clear(&next);
+            loaded.directories = next.directories;
+            self.watch(&mut loaded)?;
+            return Err(error);
+        }
+        let policies = next.image.policies.iter().map(|(number, policy, _)| (*number, policy.clone())).collect();
+        {
+            // Before any record can speak of it.
+            let mut known = lock(&self.known);
+            known.swap(0, 1);
+            known[0] = Generation { number: next.generation, policies: Arc::new(policies) };
+        }
+        let zero = 0_u32.to_ne_bytes();
+        if let Err(error) = self.set(GENERATION, &zero, &next.generation.to_ne_bytes()) {
+            self.clear(&next);
+            return Err(error.into());
+        }
+        let old = std::mem::replace(&mut *loaded, next);
+        if old.generation != 0 {
+            // A program that has read the old number finds what it looks for until it ends.
+            if membarrier(MembarrierCommand::Global).is_err() {
+                thread::sleep(LONGEST_DECISION);
+            }
+            self.clear(&old);
+        }
+        Ok(())
+    }
+
+    /// Writes a generation that is not in force.
+    fn fill(&self, next: &mut Loaded) -> Result<(), TierError> {
+        let (generation, image) = (next.generation, &next.image);
+        for (number, _, value) in &image.policies {
+            let key = layout::number_key(generation, *number);
+            self.set(POLICIES, &key, value)?;
+            self.set(ALLOWANCES, &key, &layout::allowance(0))?;
+        }
+        for (path, entry) in &image.paths {
+            self.set(PATHS, &layout::path_key(generation, path), &entry.to_bytes())?;
+        }
+        for (map, entries) in [(BEGINNINGS, &image.beginnings), (ENDS, &image.ends)] {
+            for (beginning, entry) in entries {
+                self.set(map, &layout::prefix_key(generation, beginning), &entry.to_bytes())?;
+            }
+        }
+        for beginning in &image.protected {
+            self.set(PROTECTED, &layout::prefix_key(generation, beginning), &1_u32.to_ne_bytes())?;
+        }
+        for (guard, (start, step)) in &image.guards {
+            self.set(GUARDS, &guard.to_bytes(generation), &layout::guard(*start, *step))?;
+        }
+        // Before the files are looked up, so that no change falls in between.
+        self.watch(next)?;
+        self.resolve(next, None)?;
+        self.set(HEADS, &next.generation.to_ne_bytes(), &next.image.head.to_bytes())?;
+        Ok(())
+    }
+
+    /// Removes a generation that is not in force.
+    fn clear(&self, old: &Loaded) {
+        let generation = old.generation;
+        self.remove(HEADS, &generation.to_ne_bytes());
+        for (number, _, _) in &old.image.policies {
+            self.remove(POLICIES, &layout::number_key(generation, *number));
+            self.remove(ALLOWANCES, &layout::number_key(generation, *number));
+        }
+        for path in old.image.paths.keys() {
+            self.remove(PATHS, &layout::path_key(generation, path));
+        }
+        for (map, entries) in [(BEGINNINGS, &old.image.beginnings), (ENDS, &old.image.ends)] {
+            entries.keys().for_each(|beginning| self.remove(map, &layout::prefix_key(generation, beginning)));
+        }
+        for beginning in &old.image.protected {
+            self.remove(PROTECTED, &layout::prefix_key(generation, beginning));
+        }
+        for guard in old.image.guards.keys() {
+            self.remove(GUARDS, &guard.to_bytes(generation));
+        }
+        for file in old.files.keys() {
+            if let Some(key) = layout::file_key(generation, *file) {
+                self.remove(FILES, &key);
+            }
+        }
+    }
+
+    fn watch(&self, loaded: &mut Loaded) -> Result<(), TierError> {
+        let Loaded { directories, image, .. } = loaded;
+        if directories.is_none() {
+            *directories = Some(Directories::new().map_err(|source| TierError::Watch { source })?);
+        }
+        if let Some(directories) = directories {
+            directories.watch(image.named.keys().map(|path| &**path));
+        }
+        Ok(())
+    }
+
+    /// Looks up which files have the paths that policies name; all of them, or those that changed.
+    fn resolve(
+        &self,
+        loaded: &mut Loaded,
+        changed: Option<&std::collections::BTreeSet<Box<[u8]>>>,
+    ) -> Result<(), TierError> {
+        let Loaded { generation, image, files, identities, .. } = loaded;
+        for path in image.named.keys().filter(|path| changed.is_none_or(|changed| changed.contains(*path))) {
+            identities.insert(path.clone(), files::identity(path));
+        }
+        let mut now: BTreeMap<(u64, u64), Entry> = BTreeMap::new();
+        for (path, identity) in identities.iter().filter_map(|(path, identity)| Some((path, (*identity)?))) {
+            if let Some(entry) = image.named.get(path) {
+                now.entry(identity).or_default().join(entry);
+            }
+        }
+        if let Some((file, _)) = now.iter().find(|(_, entry)| !entry.fits()) {
+            let path = identities.iter().find(|(_, identity)| **identity == Some(*file));
+            let path = path.map(|(path, _)| String::from_utf8_lossy(path).into_owned()).unwrap_or_default();
+            return Err(TierError::Crowded { path, limit: layout::ENTRY_POLICIES });
+        }
+        // What is new first: a file that is named before and after is known all the time.
+        for (file, entry) in now.iter().filter(|(file, entry)| files.get(*file) != Some(*entry)) {
+            if let Some(key) = layout::file_key(*generation, *file) {
+                self.set(FILES, &key, &entry.to_bytes())?;
+            }
+        }
+        for file in files.keys().filter(|file| !now.contains_key(*file)) {
+            if let Some(key) = layout::file_key(*generation, *file) {
+                self.remove(FILES, &key);
+            }
+        }
+        *files = now;
+        Ok(())
+    }
+}
+
+/// The thread that looks up files which changed.
+#[derive(Debug)]
+struct Watcher {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    fn start(shared: &Arc<Shared>) -> Result<Self, TierError> {
+        let failed = |source| TierError::Watch { source };
+        lock(&shared.loaded).directories = Some(Directories::new().map_err(failed)?);
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?);
+        let (told, shared) = (Arc::clone(&stop), Arc::clone(shared));
+        let watch = move || watch(&shared, &told);
+        let thread = thread::Builder::new().name("sls-tier".to_owned()).spawn(watch).map_err(failed)?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // There is always room for one.
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(shared: &Shared, stop: &OwnedFd) {
+    let mut last = Instant::now();
+    let mut inotify = None;
+    loop {
+        if inotify.is_none() {
+            inotify = lock(&shared.loaded).directories.as_ref().and_then(|directories| directories.waiter().ok());
+        }
+        let left = RESOLVE_INTERVAL.saturating_sub(last.elapsed());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        files::wait(inotify.as_ref(), stop, &timeout);
+        let mut told = [0; 8];
+        if rustix::io::read(stop, &mut told).is_ok() {
+            return;
+        }
+        let mut loaded = lock(&shared.loaded);
+        let all = last.elapsed() >= RESOLVE_INTERVAL;
+        let changed = loaded.directories.as_ref().and_then(Directories::changed).filter(|_| !all);
+        if all {
+            last = Instant::now();
+        }
+        let result = match &changed {
+            Some(changed) if changed.is_empty() => continue,
+            Some(_) => Ok(()),
+            // A directory may have come or gone.
+            None => shared.watch(&mut loaded),
+        };
+        if let Err(error) = result.and_then(|()| shared.resolve(&mut loaded, changed.as_ref())) {
+            tracing::warn!(%error, "files that policies name could not be looked up");
+        }
+    }
+}
+
+/// Nothing panics with the lock held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
