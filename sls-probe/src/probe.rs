@@ -256,7 +256,8 @@ impl Probe {
                 Ok(Decoded::Event { legacy_cgroup }) => {
                     self.event.lost = self.losses.before(&self.event);
                     if let Some(tier) = self.tier.as_ref().filter(|_| self.event.kind == EventKind::Exec) {
-                        self.event.enforced = Verdicts::of(record::exec_verdicts(bytes)).and_then(|said| tier.enforced(said));
+                        self.event.enforced =
+                            Verdicts::of(record::exec_verdicts(bytes)).and_then(|said| tier.enforced(said));
                     }
                     if let Some(signal) = crash::signal(&self.event).filter(|signal| self.settings.wants_crash(signal))
                     {

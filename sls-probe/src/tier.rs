@@ -21,7 +21,7 @@ use crate::loader::{map_of, set_entry};
 
 use compile::Image;
 pub use error::TierError;
-use files::Directories;
+use files::{Changes, Directories, Identity};
 use layout::{Entry, Verdicts};
 
 /// The most policies that are decided in the kernel.
@@ -45,6 +45,9 @@ pub const MAX_TIER_POLICIES_OF_PATH: usize = layout::ENTRY_POLICIES;
 /// How often the files that policies name are looked up, if nothing tells that they changed.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Of how many files that had a named path before it is remembered that they did.
+const MAX_FORMER_FILES: usize = 8;
+
 /// No program of the tier takes that long.
 const LONGEST_DECISION: Duration = Duration::from_millis(50);
 
@@ -60,8 +63,7 @@ const PROTECTED: &str = "tier_protected";
 const GUARDS: &str = "tier_guards";
 
 /// Every map of `bpf/tier.h` that user space writes.
-const MAPS: [&str; 10] =
-    [GENERATION, HEADS, POLICIES, ALLOWANCES, PATHS, FILES, BEGINNINGS, ENDS, PROTECTED, GUARDS];
+const MAPS: [&str; 10] = [GENERATION, HEADS, POLICIES, ALLOWANCES, PATHS, FILES, BEGINNINGS, ENDS, PROTECTED, GUARDS];
 
 /// The policies that are decided in the kernel. A probe that was built with
 /// [`ProbeBuilder::kernel_tier`](crate::ProbeBuilder::kernel_tier) has one.
@@ -90,9 +92,10 @@ struct Shared {
 struct Loaded {
     generation: u32,
     image: Image,
-    /// The files that have the named paths.
-    files: BTreeMap<(u64, u64), Entry>,
-    identities: BTreeMap<Box<[u8]>, Option<(u64, u64)>>,
+    /// What the map of files has.
+    files: BTreeMap<Identity, Entry>,
+    /// The files that have the named paths, or had them and are elsewhere now. The last is the newest.
+    identities: BTreeMap<Box<[u8]>, Vec<Identity>>,
     directories: Option<Directories>,
     /// What each policy was allowed last.
     allowed: BTreeMap<u16, u64>,
@@ -137,9 +140,24 @@ impl KernelTier {
     /// # Errors
     /// When there is more than the maps have room for, or the kernel refuses; then what was in force is in force still.
     pub fn load(&self, policies: &PolicySet, guards: &Guards) -> Result<(), TierError> {
+        self.load_allowed(policies, guards, |_| 0)
+    }
+
+    /// The same as [`KernelTier::load`], and [`KernelTier::allow`] in the same moment.
+    ///
+    /// # Errors
+    /// As [`KernelTier::load`].
+    pub fn load_allowed(
+        &self,
+        policies: &PolicySet,
+        guards: &Guards,
+        mut allowance: impl FnMut(&Policy) -> usize,
+    ) -> Result<(), TierError> {
         let policies = policies.tiers().kernel_policies(Mechanism::ExecSignal, EventKind::Exec);
         let image = Image::of(policies, guards)?;
-        self.shared.replace(image)
+        let allowed =
+            image.policies.iter().map(|(number, policy, _)| (*number, allowed_targets(allowance(policy)))).collect();
+        self.shared.replace(image, allowed)
     }
 
     /// Says on how many targets more each policy may act from now on: `usize::MAX` is without a limit, 0 is a dry run
@@ -152,10 +170,7 @@ impl KernelTier {
         let mut loaded = lock(&self.shared.loaded);
         let Loaded { generation, image, allowed, .. } = &mut *loaded;
         for (number, policy, _) in &image.policies {
-            let now = match allowance(policy) {
-                usize::MAX => u64::MAX,
-                targets => targets as u64,
-            };
+            let now = allowed_targets(allowance(policy));
             // Without an end nothing is used up.
             if allowed.get(number) == Some(&now) && matches!(now, 0 | u64::MAX) {
                 continue;
@@ -171,13 +186,13 @@ impl KernelTier {
     /// # Errors
     /// When the kernel refuses.
     pub fn resolve(&self) -> Result<(), TierError> {
-        self.shared.resolve(&mut lock(&self.shared.loaded), None)
+        self.shared.resolve(&mut lock(&self.shared.loaded), &everything())
     }
 
     /// What a record says was done.
     pub(crate) fn enforced(&self, verdicts: Verdicts<'_>) -> Option<Enforced> {
         let done = || verdicts.iter().filter(|verdict| verdict.result == layout::RESULT_DONE);
-        let kill = nix::libc::SIGKILL as u8;
+        let kill = layout::SIGKILL;
         let verdict = done().find(|verdict| verdict.action == kill).or_else(|| done().next())?;
         let known = lock(&self.shared.known);
         let generation = known.iter().find(|generation| generation.number == verdicts.generation)?;
@@ -202,11 +217,12 @@ impl Shared {
         }
     }
 
-    fn replace(&self, image: Image) -> Result<(), TierError> {
+    fn replace(&self, image: Image, allowed: BTreeMap<u16, u64>) -> Result<(), TierError> {
         let mut loaded = lock(&self.loaded);
         let mut next = Loaded {
             generation: loaded.generation.checked_add(1).unwrap_or(1),
             image,
+            allowed,
             directories: loaded.directories.take(),
             ..Loaded::default()
         };
@@ -246,7 +262,7 @@ impl Shared {
         for (number, _, value) in &image.policies {
             let key = layout::number_key(generation, *number);
             self.set(POLICIES, &key, value)?;
-            self.set(ALLOWANCES, &key, &layout::allowance(0))?;
+            self.set(ALLOWANCES, &key, &layout::allowance(next.allowed.get(number).copied().unwrap_or(0)))?;
         }
         for (path, entry) in &image.paths {
             self.set(PATHS, &layout::path_key(generation, path), &entry.to_bytes())?;
@@ -264,7 +280,7 @@ impl Shared {
         }
         // Before the files are looked up, so that no change falls in between.
         self.watch(next)?;
-        self.resolve(next, None)?;
+        self.resolve(next, &everything())?;
         self.set(HEADS, &next.generation.to_ne_bytes(), &next.image.head.to_bytes())?;
         Ok(())
     }
@@ -307,24 +323,38 @@ impl Shared {
         Ok(())
     }
 
-    /// Looks up which files have the paths that policies name; all of them, or those that changed.
-    fn resolve(
-        &self,
-        loaded: &mut Loaded,
-        changed: Option<&std::collections::BTreeSet<Box<[u8]>>>,
-    ) -> Result<(), TierError> {
-        let Loaded { generation, image, files, identities, .. } = loaded;
-        for path in image.named.keys().filter(|path| changed.is_none_or(|changed| changed.contains(*path))) {
-            identities.insert(path.clone(), files::identity(path));
+    /// Looks up which files have the paths that policies name; all of them, or those that changed. One that is renamed, or of
+    /// which another link is left, is still the file that a policy named.
+    fn resolve(&self, loaded: &mut Loaded, changes: &Changes) -> Result<(), TierError> {
+        let Loaded { generation, image, files, identities, directories, .. } = loaded;
+        for known in identities.values_mut() {
+            known.retain(|file| !changes.gone.contains(file));
         }
-        let mut now: BTreeMap<(u64, u64), Entry> = BTreeMap::new();
-        for (path, identity) in identities.iter().filter_map(|(path, identity)| Some((path, (*identity)?))) {
+        for path in image.named.keys().filter(|path| changes.all || changes.names.contains(*path)) {
+            let known = identities.entry(path.clone()).or_default();
+            let now = files::identity(path);
+            if now.is_some() && known.last() == now.as_ref() {
+                continue;
+            }
+            known.retain(|file| now != Some(*file));
+            if let Some(file) = now {
+                if !directories.as_mut().is_some_and(|directories| directories.watch_file(path, file)) {
+                    // When it is gone will not be told, so it counts only as long as it has the name.
+                    known.clear();
+                }
+                known.push(file);
+            }
+            let over = known.len().saturating_sub(MAX_FORMER_FILES);
+            known.drain(..over);
+        }
+        let mut now: BTreeMap<Identity, Entry> = BTreeMap::new();
+        for (path, known) in identities.iter() {
             if let Some(entry) = image.named.get(path) {
-                now.entry(identity).or_default().join(entry);
+                known.iter().for_each(|file| now.entry(*file).or_default().join(entry));
             }
         }
         if let Some((file, _)) = now.iter().find(|(_, entry)| !entry.fits()) {
-            let path = identities.iter().find(|(_, identity)| **identity == Some(*file));
+            let path = identities.iter().find(|(_, known)| known.contains(file));
             let path = path.map(|(path, _)| String::from_utf8_lossy(path).into_owned()).unwrap_or_default();
             return Err(TierError::Crowded { path, limit: layout::ENTRY_POLICIES });
         }
@@ -340,8 +370,16 @@ impl Shared {
             }
         }
         *files = now;
+        if let Some(directories) = directories {
+            directories.retain(|file| files.contains_key(file));
+        }
         Ok(())
     }
+}
+
+/// Without a limit, the kernel's counter never gets there.
+fn allowed_targets(targets: usize) -> u64 {
+    if targets == usize::MAX { u64::MAX } else { targets as u64 }
 }
 
 /// The thread that looks up files which changed.
@@ -355,7 +393,8 @@ impl Watcher {
     fn start(shared: &Arc<Shared>) -> Result<Self, TierError> {
         let failed = |source| TierError::Watch { source };
         lock(&shared.loaded).directories = Some(Directories::new().map_err(failed)?);
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?);
+        let stop =
+            Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?);
         let (told, shared) = (Arc::clone(&stop), Arc::clone(shared));
         let watch = move || watch(&shared, &told);
         let thread = thread::Builder::new().name("sls-tier".to_owned()).spawn(watch).map_err(failed)?;
@@ -388,21 +427,27 @@ fn watch(shared: &Shared, stop: &OwnedFd) {
             return;
         }
         let mut loaded = lock(&shared.loaded);
-        let all = last.elapsed() >= RESOLVE_INTERVAL;
-        let changed = loaded.directories.as_ref().and_then(Directories::changed).filter(|_| !all);
-        if all {
-            last = Instant::now();
+        let mut changes = loaded.directories.as_mut().map(Directories::changes).unwrap_or_default();
+        if last.elapsed() >= RESOLVE_INTERVAL {
+            changes.all = true;
         }
-        let result = match &changed {
-            Some(changed) if changed.is_empty() => continue,
-            Some(_) => Ok(()),
+        if !changes.all && changes.names.is_empty() && changes.gone.is_empty() {
+            continue;
+        }
+        let mut result = Ok(());
+        if changes.all {
+            last = Instant::now();
             // A directory may have come or gone.
-            None => shared.watch(&mut loaded),
-        };
-        if let Err(error) = result.and_then(|()| shared.resolve(&mut loaded, changed.as_ref())) {
+            result = shared.watch(&mut loaded);
+        }
+        if let Err(error) = result.and_then(|()| shared.resolve(&mut loaded, &changes)) {
             tracing::warn!(%error, "files that policies name could not be looked up");
         }
     }
+}
+
+fn everything() -> Changes {
+    Changes { all: true, ..Changes::default() }
 }
 
 /// Nothing panics with the lock held.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sls_core::{
-    Action, EventKind, Field, FieldKind, Guards, HOST_PID_NAMESPACE, KernelPolicy, KernelSet, KernelTest, PathSet, Policy,
-    Protected, RuleVerdict,
+    Action, EventKind, Field, FieldKind, Guards, HOST_PID_NAMESPACE, KernelPolicy, KernelSet, KernelTest, PathSet,
+    Policy, Protected, RuleVerdict,
 };
 
 use super::error::TierError;
@@ -272,13 +272,13 @@ fn close(map: &mut BTreeMap<Box<[u8]>, Entry>) {
 /// What the policy does in the kernel; 0: nothing.
 fn action_of(policy: &KernelPolicy) -> u32 {
     let signal = if policy.policy.actions.contains(Action::Kill) {
-        nix::libc::SIGKILL
+        layout::SIGKILL
     } else if policy.policy.actions.contains(Action::Stop) {
-        nix::libc::SIGSTOP
+        layout::SIGSTOP
     } else {
         0
     };
-    signal as u32 | if policy.policy.actions.contains(Action::Block) { layout::ACTION_BLOCK } else { 0 }
+    u32::from(signal) | if policy.policy.actions.contains(Action::Block) { layout::ACTION_BLOCK } else { 0 }
 }
 
 fn event_bit(kind: EventKind) -> Option<u32> {

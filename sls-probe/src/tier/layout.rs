@@ -18,6 +18,10 @@ pub(crate) const VERDICTS: usize = 4;
 #[cfg(test)]
 pub(crate) const DETAIL_BYTES: usize = 8 + 8 * VERDICTS;
 
+/// The same on every architecture that the programs run on.
+pub(crate) const SIGKILL: u8 = 9;
+pub(crate) const SIGSTOP: u8 = 19;
+
 pub(crate) const ACTION_BLOCK: u32 = 1 << 8;
 
 pub(crate) const EVENT_EXEC: u32 = 1 << 0;
