@@ -125,6 +125,15 @@ impl KernelTier {
         vec![Hook::exec_signal().without([Field::ContainerId]).with_limits(limits)]
     }
 
+    /// Whether the tier has room for the policies of a set.
+    ///
+    /// # Errors
+    /// As [`KernelTier::load`], but for what only the kernel knows.
+    pub fn check(policies: &PolicySet, guards: &Guards) -> Result<(), TierError> {
+        let policies = policies.tiers().kernel_policies(Mechanism::ExecSignal, EventKind::Exec);
+        Image::of(policies, guards).map(drop)
+    }
+
     /// The tier of an object that was loaded.
     pub(crate) fn of(object: &Object) -> Result<Self, TierError> {
         let maps = MAPS.into_iter().map(|name| Ok((name, map_of(object, name)?)));

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stdout};
 
 use serde_json::json;
 use sls_core::{ActionSet, Capabilities};
-use sls_probe::{Probe, ProbeBuilder};
+use sls_probe::{KernelTier, Probe, ProbeBuilder};
 
 use crate::args::{CheckArgs, Format};
 use crate::exit::{Answer, UnusablePolicies, show};
@@ -75,8 +75,9 @@ pub(crate) fn capabilities(any_sensor: bool, unsafe_policies: bool) -> Capabilit
 
 /// What a probe as `builder` has it and these actions can do together.
 pub(crate) fn capabilities_of(builder: &ProbeBuilder, actions: ActionSet) -> Capabilities {
-    Capabilities::new(|kind| builder.provides(kind), actions)
-        .unavailable(|policy_type| builder.unavailable(policy_type))
+    let capabilities = Capabilities::new(|kind| builder.provides(kind), actions)
+        .unavailable(|policy_type| builder.unavailable(policy_type));
+    KernelTier::hooks().into_iter().fold(capabilities, Capabilities::hook)
 }
 
 /// `human` on a terminal, `json` elsewhere.
