@@ -235,17 +235,18 @@ INLINE void decide_exec(struct tier_state *t, struct scratch *s, struct task_str
 {
 	u32 to = s->pos, known = !(flags & FLAG_PATH_CUT), signal;
 
-	if (!tier_begin(t, &s->record, TIER_EXEC))
+	if (!tier_begin(t, TIER_EXEC))
 		return;
 	t->file_inode = s->record.inode;
 	t->file_device = s->record.device;
-	if (!tier_exec_look_up(TIER_SLOT_EXEC, ROLE_PROGRAM, from, to, known) && !t->head.always[0])
+	if (!tier_exec_look_up(TIER_SLOT_EXEC, ROLE_PROGRAM, from, to, known) && !(t->head.always_events & TIER_EXEC))
 		return;
+	tier_process(t, &s->record);
 	t->inode = s->record.inode;
 	t->device = tier_device(s->record.device);
 	t->memfd = flags & FLAG_MEMFD;
 	t->deleted = flags & FLAG_DELETED;
-	if (t->head.parents)
+	if (t->head.parents & TIER_EXEC)
 		look_up_parent(t, s, task);
 	tier_ask_role(TIER_SLOT_EXEC, ROLE_PROGRAM);
 	tier_ask_always(TIER_SLOT_EXEC);

@@ -16,7 +16,7 @@
 #define ALWAYS 32
 #define POLICY_TESTS 64
 #define VERDICTS 4
-#define TIER_SLOTS 16
+#define TIER_SLOTS 11
 #define TIER_CGROUP_LEVELS 16
 
 /* What is decided about: bits. */
@@ -26,6 +26,10 @@ enum tier_event {
 	TIER_CONNECT = 1 << 2,
 	TIER_PTRACE = 1 << 3,
 	TIER_MODULE = 1 << 4,
+	/* A file under the name that it loses. */
+	TIER_FILE_OLD = 1 << 5,
+	/* An exec that can still be refused. */
+	TIER_EXEC_ASKED = 1 << 6,
 };
 
 /* Low byte: a signal. */
@@ -156,7 +160,7 @@ struct tier_head {
 	u32 pid_namespace; /* of the host: paths protect there alone. 0: everywhere */
 	u32 mount_namespace;
 	u32 cgroups; /* some are protected */
-	u32 zero;
+	u32 always_events; /* of `always` */
 	u16 always[ALWAYS]; /* policies that are asked about everything */
 };
 
@@ -234,7 +238,7 @@ struct {
 struct tier_state {
 	u32 generation;
 	u32 event;
-	u64 time;
+	u64 owner; /* the thread that it is about */
 	u64 inode;
 	u64 device; /* as stat(2) gives it */
 	u64 host[2];
@@ -701,8 +705,8 @@ __attribute__((noinline)) int tier_ask_always(u32 slot)
 	return 0;
 }
 
-/* Begins a decision on the process of a record. No: there is nothing to decide. */
-INLINE bool tier_begin(struct tier_state *t, struct record *r, u32 event)
+/* Begins a decision. No: there is nothing to decide. */
+INLINE bool tier_begin(struct tier_state *t, u32 event)
 {
 	u32 zero = 0;
 	u32 *generation = bpf_map_lookup_elem(&tier_generation, &zero);
@@ -723,15 +727,21 @@ INLINE bool tier_begin(struct tier_state *t, struct record *r, u32 event)
 	t->head = *head;
 	t->detail.generation = t->generation;
 	t->event = event;
-	t->time = r->time;
+	t->operation = 0;
+	t->protocol = 0;
+	t->has_host = 0;
+	return 1;
+}
+
+/* Takes what a record says of the process. */
+INLINE void tier_process(struct tier_state *t, struct record *r)
+{
 	t->uid = r->uid;
 	t->gid = r->gid;
 	t->euid = r->euid;
 	t->egid = r->egid;
 	t->pid = r->pid;
 	t->parent_pid = r->parent_pid;
-	t->operation = 0;
-	return 1;
 }
 
 /* As stat(2) gives it. */
@@ -804,11 +814,11 @@ INLINE void tier_conclude(struct tier_state *t, u32 result)
 }
 
 
-/* For each map of scratches, as WALK. A path stands in the tail from `from` to `to`. */
+/* For each map of scratches, as WALK: its slots are those of the states. A path stands in the tail from `from` to `to`. */
 #define TIER(name, scratch_map)                                                                     \
 	__attribute__((noinline)) int name##_look_up(u32 slot, u32 role, u32 from, u32 to, u32 known) \
 	{                                                                                           \
-		struct scratch *s = bpf_map_lookup_elem(&scratch_map, &(u32){ 0 });                 \
+		struct scratch *s = bpf_map_lookup_elem(&scratch_map, &slot);                       \
 		struct tier_state *t = bpf_map_lookup_elem(&tier_states, &slot);                    \
                                                                                                     \
 		if (!s || !t || role >= ROLES)                                                      \
@@ -817,7 +827,7 @@ INLINE void tier_conclude(struct tier_state *t, u32 result)
 	}                                                                                           \
 	__attribute__((noinline)) int name##_guarded(u32 slot, u32 from, u32 to, u32 known)         \
 	{                                                                                           \
-		struct scratch *s = bpf_map_lookup_elem(&scratch_map, &(u32){ 0 });                 \
+		struct scratch *s = bpf_map_lookup_elem(&scratch_map, &slot);                       \
 		struct tier_state *t = bpf_map_lookup_elem(&tier_states, &slot);                    \
                                                                                                     \
 		return !s || !t || tier_guarded(t, slot, s, from, to, known);                       \

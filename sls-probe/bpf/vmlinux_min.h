@@ -284,11 +284,13 @@ struct bpf_prog {
 
 enum kernel_read_file_id {
 	READING_MODULE = 2,
+	READING_KEXEC_IMAGE = 3,
 	READING_MODULE_COMPRESSED = 7,
 };
 
 enum kernel_load_data_id {
 	LOADING_MODULE = 2,
+	LOADING_KEXEC_IMAGE = 3,
 };
 
 struct seq_file;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
-use sls_core::{BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicyType, ProcessKey, SourceStatus};
+use sls_core::{
+    BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicySet, PolicyType, ProcessKey, SourceStatus,
+};
 
 use crate::accounts::Accounts;
 use crate::budget::WakeBudget;
@@ -158,6 +160,16 @@ impl Probe {
         self.change(settings)
     }
 
+    /// Watches what policies look at from now on, and has the kernel ask about what those of its tier refuse. Otherwise as
+    /// [`Probe::set_interest`].
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was watched before is watched still.
+    pub fn set_policies(&mut self, policies: &PolicySet) -> Result<(), ProbeError> {
+        let settings = self.settings.clone().interest(policies.interest()).refusals(policies.tiers());
+        self.change(settings)
+    }
+
     fn change(&mut self, settings: ProbeBuilder) -> Result<(), ProbeError> {
         let wanted = Wanted { settings: &settings, family: settings.family };
         let mut points = self.points.prepare(&settings, &self.shared)?;
@@ -255,9 +267,10 @@ impl Probe {
                     if self.event.kind == EventKind::Probe && !self.points.fill(bytes, &mut self.event) => {}
                 Ok(Decoded::Event { legacy_cgroup }) => {
                     self.event.lost = self.losses.before(&self.event);
-                    if let Some(tier) = self.tier.as_ref().filter(|_| self.event.kind == EventKind::Exec) {
-                        self.event.enforced =
-                            Verdicts::of(record::exec_verdicts(bytes)).and_then(|said| tier.enforced(said));
+                    if let Some(tier) = &self.tier
+                        && let Some(said) = Verdicts::of(record::verdicts(bytes))
+                    {
+                        self.event.enforced = tier.enforced(said);
                     }
                     if let Some(signal) = crash::signal(&self.event).filter(|signal| self.settings.wants_crash(signal))
                     {

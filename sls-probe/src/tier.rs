@@ -4,6 +4,7 @@ mod compile;
 mod error;
 mod files;
 pub(crate) mod layout;
+mod support;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{MapCore, MapHandle, Object};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::thread::{MembarrierCommand, membarrier};
-use sls_core::{Effect, Enforced, EventKind, Field, Guards, Hook, KernelLimits, Mechanism, Policy, PolicySet};
+use sls_core::{Effect, Enforced, EventKind, Field, Guards, Hook, KernelLimits, Mechanism, Policy, PolicySet, Tiers};
 
 use crate::error::ProbeError;
+use crate::group::refuse;
 use crate::loader::{map_of, set_entry};
 
-use compile::Image;
+use compile::{DECIDED, Image, Numbered};
 pub use error::TierError;
 use files::{Changes, Directories, Identity};
 use layout::{Entry, Verdicts};
@@ -63,7 +65,8 @@ const PROTECTED: &str = "tier_protected";
 const GUARDS: &str = "tier_guards";
 
 /// Every map of `bpf/tier.h` that user space writes.
-const MAPS: [&str; 10] = [GENERATION, HEADS, POLICIES, ALLOWANCES, PATHS, FILES, BEGINNINGS, ENDS, PROTECTED, GUARDS];
+pub(crate) const MAPS: [&str; 10] =
+    [GENERATION, HEADS, POLICIES, ALLOWANCES, PATHS, FILES, BEGINNINGS, ENDS, PROTECTED, GUARDS];
 
 /// The policies that are decided in the kernel. A probe that was built with
 /// [`ProbeBuilder::kernel_tier`](crate::ProbeBuilder::kernel_tier) has one.
@@ -104,7 +107,7 @@ struct Loaded {
 #[derive(Clone, Debug, Default)]
 struct Generation {
     number: u32,
-    policies: Arc<BTreeMap<u16, Arc<Policy>>>,
+    policies: Arc<BTreeMap<u16, (Arc<Policy>, Mechanism)>>,
 }
 
 impl KernelTier {
@@ -122,7 +125,23 @@ impl KernelTier {
             path_ends: true,
         };
         // Which cgroups are containers is found out in user space.
-        vec![Hook::exec_signal().without([Field::ContainerId]).with_limits(limits)]
+        let bounded = |hook: Hook| hook.without([Field::ContainerId]).with_limits(limits);
+        let mut hooks = vec![bounded(Hook::exec_signal()), bounded(Hook::cgroup_connect())];
+        if support::bpf_lsm().is_ok() {
+            let kinds = [EventKind::Exec, EventKind::File, EventKind::Connect, EventKind::Ptrace, EventKind::Module];
+            hooks.extend(kinds.map(|kind| bounded(Hook::lsm(kind))).map(|hook| match hook.kind() {
+                EventKind::File => hook.operations(refuse::FILE_OPERATIONS),
+                _ => hook,
+            }));
+        }
+        hooks
+    }
+
+    /// The mechanisms of the tier that the running kernel does not have, each with what is missing
+    /// ([`Capabilities::no_mechanism`](sls_core::Capabilities::no_mechanism)).
+    #[must_use]
+    pub fn missing() -> Vec<(Mechanism, String)> {
+        support::bpf_lsm().err().map(|reason| (Mechanism::Lsm, reason)).into_iter().collect()
     }
 
     /// Whether the tier has room for the policies of a set.
@@ -130,8 +149,7 @@ impl KernelTier {
     /// # Errors
     /// As [`KernelTier::load`], but for what only the kernel knows.
     pub fn check(policies: &PolicySet, guards: &Guards) -> Result<(), TierError> {
-        let policies = policies.tiers().kernel_policies(Mechanism::ExecSignal, EventKind::Exec);
-        Image::of(policies, guards).map(drop)
+        Image::of(policies.tiers(), guards).map(drop)
     }
 
     /// The tier of an object that was loaded.
@@ -162,10 +180,8 @@ impl KernelTier {
         guards: &Guards,
         mut allowance: impl FnMut(&Policy) -> usize,
     ) -> Result<(), TierError> {
-        let policies = policies.tiers().kernel_policies(Mechanism::ExecSignal, EventKind::Exec);
-        let image = Image::of(policies, guards)?;
-        let allowed =
-            image.policies.iter().map(|(number, policy, _)| (*number, allowed_targets(allowance(policy)))).collect();
+        let image = Image::of(policies.tiers(), guards)?;
+        let allowed = image.policies.iter().map(|one| (one.number, allowed_targets(allowance(&one.policy)))).collect();
         self.shared.replace(image, allowed)
     }
 
@@ -178,7 +194,7 @@ impl KernelTier {
     pub fn allow(&self, mut allowance: impl FnMut(&Policy) -> usize) -> Result<(), TierError> {
         let mut loaded = lock(&self.shared.loaded);
         let Loaded { generation, image, allowed, .. } = &mut *loaded;
-        for (number, policy, _) in &image.policies {
+        for Numbered { number, policy, .. } in &image.policies {
             let now = allowed_targets(allowance(policy));
             // Without an end nothing is used up.
             if allowed.get(number) == Some(&now) && matches!(now, 0 | u64::MAX) {
@@ -205,9 +221,13 @@ impl KernelTier {
         let verdict = done().find(|verdict| verdict.action == kill).or_else(|| done().next())?;
         let known = lock(&self.shared.known);
         let generation = known.iter().find(|generation| generation.number == verdicts.generation)?;
-        let policy = generation.policies.get(&verdict.policy)?.clone();
-        let effect = if verdict.action == kill { Effect::Killed } else { Effect::Stopped };
-        Some(Enforced::new(policy, verdict.rule.into(), Mechanism::ExecSignal, effect))
+        let (policy, mechanism) = generation.policies.get(&verdict.policy)?.clone();
+        let effect = match (mechanism, verdict.action) {
+            (Mechanism::ExecSignal, layout::SIGKILL) => Effect::Killed,
+            (Mechanism::ExecSignal, _) => Effect::Stopped,
+            _ => Effect::Refused,
+        };
+        Some(Enforced::new(policy, verdict.rule.into(), mechanism, effect))
     }
 }
 
@@ -242,7 +262,8 @@ impl Shared {
             self.watch(&mut loaded)?;
             return Err(error);
         }
-        let policies = next.image.policies.iter().map(|(number, policy, _)| (*number, policy.clone())).collect();
+        let policies = next.image.policies.iter();
+        let policies = policies.map(|one| (one.number, (one.policy.clone(), one.mechanism))).collect();
         {
             // Before any record can speak of it.
             let mut known = lock(&self.known);
@@ -268,7 +289,7 @@ impl Shared {
     /// Writes a generation that is not in force.
     fn fill(&self, next: &mut Loaded) -> Result<(), TierError> {
         let (generation, image) = (next.generation, &next.image);
-        for (number, _, value) in &image.policies {
+        for Numbered { number, value, .. } in &image.policies {
             let key = layout::number_key(generation, *number);
             self.set(POLICIES, &key, value)?;
             self.set(ALLOWANCES, &key, &layout::allowance(next.allowed.get(number).copied().unwrap_or(0)))?;
@@ -298,7 +319,7 @@ impl Shared {
     fn clear(&self, old: &Loaded) {
         let generation = old.generation;
         self.remove(HEADS, &generation.to_ne_bytes());
-        for (number, _, _) in &old.image.policies {
+        for Numbered { number, .. } in &old.image.policies {
             self.remove(POLICIES, &layout::number_key(generation, *number));
             self.remove(ALLOWANCES, &layout::number_key(generation, *number));
         }
@@ -384,6 +405,12 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// What the kernel has to be asked for by the policies of a set: only where it is asked can it be refused.
+pub(crate) fn wanted(tiers: &Tiers) -> Vec<(Mechanism, EventKind)> {
+    let some = |(mechanism, kind): &(Mechanism, EventKind)| tiers.kernel_policies(*mechanism, *kind).next().is_some();
+    DECIDED.into_iter().filter(some).collect()
 }
 
 /// Without a limit, the kernel's counter never gets there.

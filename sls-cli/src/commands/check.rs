@@ -77,7 +77,10 @@ pub(crate) fn capabilities(any_sensor: bool, unsafe_policies: bool) -> Capabilit
 pub(crate) fn capabilities_of(builder: &ProbeBuilder, actions: ActionSet) -> Capabilities {
     let capabilities = Capabilities::new(|kind| builder.provides(kind), actions)
         .unavailable(|policy_type| builder.unavailable(policy_type));
-    KernelTier::hooks().into_iter().fold(capabilities, Capabilities::hook)
+    let capabilities = KernelTier::hooks().into_iter().fold(capabilities, Capabilities::hook);
+    KernelTier::missing()
+        .into_iter()
+        .fold(capabilities, |capabilities, (mechanism, reason)| capabilities.no_mechanism(mechanism, reason))
 }
 
 /// `human` on a terminal, `json` elsewhere.

@@ -92,16 +92,11 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     if settings.config.require_actions && !inert.is_empty() {
         bail!("these actions do not work here (--require-actions): {}", inert.join("; "));
     }
-    let interest = policies.interest();
+    let builder = builder.interest(policies.interest()).refusals(policies.tiers());
     let guards = own_guards(&settings, &host)?;
     let mut engine = engine(policies, &settings, guards.clone(), &host, utc_offset);
 
-    let mut probe = builder
-        .interest(interest)
-        .load()
-        .context("cannot load the probe")?
-        .attach()
-        .context("cannot attach the probe")?;
+    let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
     let mut tier = TierKeeper::new(probe.kernel_tier(), guards);
     tier.load(&mut engine).context("cannot load the policies into the kernel")?;
     announce(&engine, &settings, &host);
@@ -119,7 +114,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
             let ready = tier.check(&policies).map_err(anyhow::Error::from);
-            match ready.and_then(|()| Ok(probe.set_interest(policies.interest())?)) {
+            match ready.and_then(|()| Ok(probe.set_policies(&policies)?)) {
                 Ok(()) => {
                     reload(&mut engine, policies, &resolver);
                     if let Err(error) = tier.load(&mut engine) {

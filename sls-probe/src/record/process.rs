@@ -56,7 +56,7 @@ pub(crate) fn arguments(argv: &[u8], cut: bool, event: &mut Event) {
     }
 }
 
-fn file(header: &Header, exe: &[u8], event: &mut Event) {
+pub(super) fn file(header: &Header, exe: &[u8], event: &mut Event) {
     if header.has(flag::PATH_UNKNOWN) {
         event.mark_unknown(Field::ProgramName);
     } else {

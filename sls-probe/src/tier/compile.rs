@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sls_core::{
-    Action, EventKind, Field, FieldKind, Guards, HOST_PID_NAMESPACE, KernelPolicy, KernelSet, KernelTest, PathSet,
-    Policy, Protected, RuleVerdict,
+    Action, EventKind, Field, FieldKind, Guards, HOST_PID_NAMESPACE, KernelPolicy, KernelSet, KernelTest, Mechanism,
+    PathSet, Policy, Protected, RuleVerdict, Tiers,
 };
 
 use super::error::TierError;
@@ -17,7 +17,7 @@ use super::layout::{self, Entry, GuardKey, Head, Test, flag, test};
 pub(crate) struct Image {
     pub(crate) head: Head,
     /// Each with its number, from 1 on.
-    pub(crate) policies: Vec<(u16, Arc<Policy>, Vec<u8>)>,
+    pub(crate) policies: Vec<Numbered>,
     pub(crate) paths: BTreeMap<Box<[u8]>, Entry>,
     /// Of the files that have these names now.
     pub(crate) named: BTreeMap<Box<[u8]>, Entry>,
@@ -29,22 +29,39 @@ pub(crate) struct Image {
     pub(crate) guards: BTreeMap<GuardKey, (u64, u64)>,
 }
 
+/// A policy in the maps.
+#[derive(Debug)]
+pub(crate) struct Numbered {
+    pub(crate) number: u16,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) mechanism: Mechanism,
+    /// `struct tier_policy`.
+    pub(crate) value: Vec<u8>,
+}
+
+/// What is decided in the kernel, and by what.
+pub(crate) const DECIDED: [(Mechanism, EventKind); 7] = [
+    (Mechanism::ExecSignal, EventKind::Exec),
+    (Mechanism::Lsm, EventKind::Exec),
+    (Mechanism::Lsm, EventKind::File),
+    (Mechanism::Lsm, EventKind::Connect),
+    (Mechanism::Lsm, EventKind::Ptrace),
+    (Mechanism::Lsm, EventKind::Module),
+    (Mechanism::CgroupConnect, EventKind::Connect),
+];
+
 impl Image {
     /// What the maps hold for these policies.
     ///
     /// # Errors
     /// When a policy needs what the programs do not have, or more than the maps have room for.
-    pub(crate) fn of<'p>(
-        policies: impl IntoIterator<Item = &'p KernelPolicy>,
-        guards: &Guards,
-    ) -> Result<Self, TierError> {
+    pub(crate) fn of(tiers: &Tiers, guards: &Guards) -> Result<Self, TierError> {
         let mut image = Self::default();
         image.add_guards(guards);
         let mut atoms = Atoms::default();
-        for policy in policies {
-            let action = action_of(policy);
-            if action != 0 {
-                image.add(policy, action, &mut atoms)?;
+        for (mechanism, kind) in DECIDED {
+            for policy in tiers.kernel_policies(mechanism, kind) {
+                image.add(policy, mechanism, &mut atoms)?;
             }
         }
         close(&mut image.beginnings);
@@ -61,13 +78,13 @@ impl Image {
         Ok(image)
     }
 
-    fn add(&mut self, policy: &KernelPolicy, action: u32, atoms: &mut Atoms) -> Result<(), TierError> {
+    fn add(&mut self, policy: &KernelPolicy, mechanism: Mechanism, atoms: &mut Atoms) -> Result<(), TierError> {
         let name = &policy.policy.name;
         let number = u16::try_from(self.policies.len() + 1).unwrap_or(0);
         if number == 0 {
             return Err(TierError::room(name, "policies before it", usize::from(u16::MAX)));
         }
-        let event = event_bit(policy.kind).ok_or_else(|| TierError::unsupported(name, policy.kind.name()))?;
+        let event = event_bits(policy, mechanism).ok_or_else(|| TierError::unsupported(name, policy.kind.name()))?;
         let mut tests = Vec::new();
         let mut anchored = true;
         for rule in &policy.rules {
@@ -104,6 +121,7 @@ impl Image {
         }
         if !anchored {
             self.head.always.push(number);
+            self.head.always_events |= event;
         }
         if self.head.always.len() > layout::ALWAYS {
             return Err(TierError::room(name, "policies without a path to find them by", layout::ALWAYS));
@@ -111,9 +129,11 @@ impl Image {
         let mentions = |field| policy.rules.iter().flat_map(|rule| &rule.tests).any(|test| test.field == field);
         self.head.events |= event;
         self.head.parents |= if mentions(Field::ParentProgramName) { event } else { 0 };
-        self.head.programs |= if mentions(Field::ProgramName) { event } else { 0 };
+        let anchored_by_program = |field| mentions(Field::ProgramName) && !mentions(field);
+        self.head.programs |= if anchored_by_program(object(policy.kind)) { event } else { 0 };
         let operations = operation_bits(policy);
-        self.policies.push((number, policy.policy.clone(), layout::policy(&tests, action, event, operations)));
+        let value = layout::policy(&tests, action_of(policy, mechanism), event, operations);
+        self.policies.push(Numbered { number, policy: policy.policy.clone(), mechanism, value });
         Ok(())
     }
 
@@ -269,22 +289,38 @@ fn close(map: &mut BTreeMap<Box<[u8]>, Entry>) {
     }
 }
 
-/// What the policy does in the kernel; 0: nothing.
-fn action_of(policy: &KernelPolicy) -> u32 {
-    let signal = if policy.policy.actions.contains(Action::Kill) {
-        layout::SIGKILL
-    } else if policy.policy.actions.contains(Action::Stop) {
-        layout::SIGSTOP
-    } else {
-        0
-    };
-    u32::from(signal) | if policy.policy.actions.contains(Action::Block) { layout::ACTION_BLOCK } else { 0 }
+/// What the policy does there.
+fn action_of(policy: &KernelPolicy, mechanism: Mechanism) -> u32 {
+    let actions = policy.policy.actions;
+    match mechanism {
+        Mechanism::ExecSignal if actions.contains(Action::Kill) => layout::SIGKILL.into(),
+        Mechanism::ExecSignal => layout::SIGSTOP.into(),
+        _ => layout::ACTION_BLOCK,
+    }
 }
 
-fn event_bit(kind: EventKind) -> Option<u32> {
+/// The events that the policy is asked about.
+fn event_bits(policy: &KernelPolicy, mechanism: Mechanism) -> Option<u32> {
+    use layout::event;
+    Some(match policy.kind {
+        EventKind::Exec if mechanism == Mechanism::ExecSignal => event::EXEC,
+        EventKind::Exec => event::EXEC_ASKED,
+        EventKind::File if policy.under_old_name => event::FILE | event::FILE_OLD,
+        EventKind::File => event::FILE,
+        EventKind::Connect => event::CONNECT,
+        EventKind::Ptrace => event::PTRACE,
+        EventKind::Module => event::MODULE,
+        _ => return None,
+    })
+}
+
+/// What is acted upon in events of a kind, by its path.
+fn object(kind: EventKind) -> Field {
     match kind {
-        EventKind::Exec => Some(layout::EVENT_EXEC),
-        _ => None,
+        EventKind::File => Field::FilePath,
+        EventKind::Ptrace => Field::TargetProgramName,
+        // The program itself, or nothing that has a path.
+        _ => Field::NewFilePath,
     }
 }
 

@@ -15,7 +15,6 @@ pub(crate) const POLICY_TESTS: usize = 64;
 pub(crate) const VERDICTS: usize = 4;
 
 /// `struct tier_detail`.
-#[cfg(test)]
 pub(crate) const DETAIL_BYTES: usize = 8 + 8 * VERDICTS;
 
 /// The same on every architecture that the programs run on.
@@ -24,7 +23,16 @@ pub(crate) const SIGSTOP: u8 = 19;
 
 pub(crate) const ACTION_BLOCK: u32 = 1 << 8;
 
-pub(crate) const EVENT_EXEC: u32 = 1 << 0;
+/// `enum tier_event`.
+pub(crate) mod event {
+    pub(crate) const EXEC: u32 = 1 << 0;
+    pub(crate) const FILE: u32 = 1 << 1;
+    pub(crate) const CONNECT: u32 = 1 << 2;
+    pub(crate) const PTRACE: u32 = 1 << 3;
+    pub(crate) const MODULE: u32 = 1 << 4;
+    pub(crate) const FILE_OLD: u32 = 1 << 5;
+    pub(crate) const EXEC_ASKED: u32 = 1 << 6;
+}
 
 pub(crate) mod test {
     pub(crate) const ALWAYS: u8 = 0;
@@ -129,6 +137,8 @@ pub(crate) struct Head {
     pub(crate) mount_namespace: u32,
     /// Whether some cgroups are protected.
     pub(crate) cgroups: bool,
+    /// Those that the policies of `always` are about.
+    pub(crate) always_events: u32,
     pub(crate) always: Vec<u16>,
 }
 
@@ -144,7 +154,7 @@ impl Head {
             self.pid_namespace,
             self.mount_namespace,
             self.cgroups.into(),
-            0,
+            self.always_events,
         ];
         let mut bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_ne_bytes).collect();
         let always = self.always.iter().copied().chain(std::iter::repeat(0)).take(ALWAYS);
