@@ -99,10 +99,11 @@ impl Capabilities {
         self
     }
 
-    /// Offers no hook at all: what was offered before is taken away.
+    /// Offers no hook at all: what was offered before is taken away, and with it `block`.
     #[must_use]
     pub fn without_hooks(mut self) -> Self {
         self.hooks.clear();
+        self.actions = self.actions.iter().filter(|action| *action != Action::Block).collect();
         self
     }
 
@@ -225,10 +226,7 @@ impl Capabilities {
     /// Whether the action can be carried out.
     #[must_use]
     pub fn offers_action(&self, action: Action) -> bool {
-        match action {
-            // No responder does it, but what holds the operation.
-            Action::Block => self.hooks.iter().any(|hook| hook.mechanism().can(action)),
-            _ => self.actions.contains(action),
-        }
+        let blocks = action == Action::Block && self.hooks.iter().any(|hook| hook.mechanism().can(action));
+        blocks || self.actions.contains(action)
     }
 }

@@ -359,8 +359,7 @@ fn no_tier(object: &Object, policy: &Policy, unmet: Unmet) -> Diagnostic {
         .iter()
         .find_map(|key| attribute(&object.entries, key))
         .map_or(&object.key.place, |entry| &entry.value.place);
-    let message = format!("`{}` asks for more than this host has: {}", policy.name, unmet.message);
-    place.error(Code::NoTier, message).label(unmet.reasons).help(unmet.help)
+    place.error(Code::NoTier, unmet.message).label(unmet.reasons).help(unmet.help)
 }
 
 /// The policy among `others` that has a probe where `policy` has one, and is not content with the same events.

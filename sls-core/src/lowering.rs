@@ -262,7 +262,7 @@ impl Lowering<'_> {
             return Ok(Formula::Always(evaluate_value(test, value) == Truth::True));
         }
         if !self.hook.fields().contains(field) {
-            return Err(not_known(field, self.hook));
+            return Err(not_known(field).to_owned());
         }
         let tests = |negated, set| Formula::Test(KernelTest { field, negated, set });
         if let Comparison::Bool(wanted) = test.comparison {
@@ -287,8 +287,8 @@ fn has_every_process(field: Field) -> bool {
     matches!(field, Field::Uid | Field::Gid | Field::Euid | Field::Egid | Field::ProcessPid)
 }
 
-fn not_known(field: Field, hook: &Hook) -> String {
-    let why = match field {
+fn not_known(field: Field) -> &'static str {
+    match field {
         Field::ProgramArguments | Field::ParentProgramArguments => "arguments are compared in user space",
         Field::UserName | Field::GroupName => "the kernel knows no names of users; compare the number",
         Field::ContainerName
@@ -298,7 +298,6 @@ fn not_known(field: Field, hook: &Hook) -> String {
         | Field::KubernetesNamespace => "the kernel knows of a container only that it is one (`containerId`)",
         Field::AncestorProgramName | Field::Lineage => "the kernel compares no ancestors but the parent",
         Field::Euid | Field::Egid => "it is not known before set-user-id bits were looked at",
-        _ => "it is not known there",
-    };
-    format!("{why} ({hook})", hook = hook.mechanism())
+        _ => "its value is not known there",
+    }
 }

@@ -146,7 +146,7 @@ impl Tiers {
                 let choice = Choice { policy, kind, operation, capabilities, tiers: self, kernel: &kernel };
                 let (mechanism, lowered, passed_over) = choice.strongest();
                 let case = TierCase { policy: policy.clone(), kind, operation, mechanism, passed_over };
-                if let Some(unmet) = unmet(&case) {
+                if let Some(unmet) = unmet(&case, capabilities) {
                     return Err(unmet);
                 }
                 if let Some(lowered) = lowered {
@@ -173,23 +173,27 @@ pub(crate) struct Unmet {
     pub(crate) help: String,
 }
 
-fn unmet(case: &TierCase) -> Option<Unmet> {
+fn unmet(case: &TierCase, capabilities: &Capabilities) -> Option<Unmet> {
     let TierCase { policy, mechanism, kind, operation, passed_over } = case;
     let blocks = policy.actions.contains(Action::Block);
-    let met = (!blocks || mechanism.can(Action::Block))
+    // A responder that blocks does so in a way of its own.
+    let answered = || capabilities.actions().contains(Action::Block) && *mechanism == Mechanism::Pidfd;
+    let met = (!blocks || mechanism.can(Action::Block) || answered())
         && policy.tier.is_none_or(|wanted| mechanism.tier().strength() >= wanted.strength());
     if met {
         return None;
     }
     let what = match operation {
-        Some(operation) => format!("`{operation}` of events of kind `{kind}`"),
+        Some(operation) => format!("`{operation}` in events of kind `{kind}`"),
         None => format!("events of kind `{kind}`"),
     };
-    let wish = match policy.tier {
-        Some(wanted) => format!("in the tier `{}`", wanted.name()),
-        None => "before it happens, as `block` asks for".to_owned(),
+    let message = match policy.tier {
+        Some(wanted) => format!("`{}` cannot decide {what} in the tier `{}`", policy.name, wanted.name()),
+        None => format!("`{}` cannot block {what}: no tier of this sensor refuses them", policy.name),
     };
-    let reasons = passed_over.iter().map(|passed| {
+    let strong_enough =
+        |passed: &&PassedOver| policy.tier.is_none_or(|wanted| passed.mechanism.tier().strength() >= wanted.strength());
+    let reasons = passed_over.iter().filter(strong_enough).map(|passed| {
         let obstacles: Vec<_> = passed.obstacles.iter().map(ToString::to_string).collect();
         format!("{}: {}", passed.mechanism, obstacles.join(", "))
     });
@@ -202,7 +206,7 @@ fn unmet(case: &TierCase) -> Option<Unmet> {
         (None, None) => "`kill` ends the program a moment later; `sls doctor` tells what this host lacks",
     };
     Some(Unmet {
-        message: format!("no tier of this sensor decides {what} {wish}"),
+        message,
         reasons: if reasons.is_empty() { "nothing holds such an event".to_owned() } else { reasons },
         help: help.to_owned(),
     })

@@ -29,7 +29,7 @@ impl Recorder {
 
 impl Responder for Recorder {
     fn supports(&self) -> ActionSet {
-        Action::ALL.iter().copied().collect()
+        Action::ALL.iter().copied().filter(|action| *action != Action::Block).collect()
     }
 
     fn execute(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution {

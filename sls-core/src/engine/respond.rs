@@ -138,7 +138,8 @@ fn start(
         (Action::Block, Some(held)) => {
             Started { execution: Execution::Pending(Box::new(held.block(planned))), tier: None }
         }
-        (Action::Block, None) => {
+        // Who holds operations in a way of one's own has a responder that answers them.
+        (Action::Block, None) if !responder.supports().contains(Action::Block) => {
             let result = ActionResult::not_successful(NOT_HELD);
             Started { execution: Execution::Done(ActionOutcome::new(planned, result)), tier: None }
         }

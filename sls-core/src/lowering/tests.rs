@@ -69,13 +69,13 @@ fn what_stands_in_the_way_is_told_test_by_test() {
     assert_eq!(
         refused,
         [
-            "`programArguments == \"x\"`: arguments are compared in user space (exec signal)",
-            "`userName == \"root\"`: the kernel knows no names of users; compare the number (exec signal)",
+            "`programArguments == \"x\"`: arguments are compared in user space",
+            "`userName == \"root\"`: the kernel knows no names of users; compare the number",
             "`programName like \"/a.*\"`: regular expressions are matched in user space",
             "`parentProgramName =~ \"/B\"`: the kernel tells upper from lower case",
             "`programName == \"/a/*/b\"`: a `*` inside a path is compared in user space",
             "`containerId == \"abc\"`: the kernel knows only whether it is empty; the text is compared in user space",
-            "`ancestorProgramName == \"/x\"`: the kernel compares no ancestors but the parent (exec signal)",
+            "`ancestorProgramName == \"/x\"`: the kernel compares no ancestors but the parent",
         ]
     );
     let hosts = "'match remoteHost in $Nets', default ignore";
@@ -87,7 +87,7 @@ fn what_stands_in_the_way_is_told_test_by_test() {
     assert_eq!(refused, ["events of kind `exec` do not raise it"]);
     let euid = "'match euid == 0', default ignore";
     let refused = lower_at(&Hook::lsm(EventKind::Exec), "program", euid, &KernelLimits::default()).unwrap_err();
-    assert_eq!(refused, ["`euid == 0`: it is not known before set-user-id bits were looked at (BPF LSM)"]);
+    assert_eq!(refused, ["`euid == 0`: it is not known before set-user-id bits were looked at"]);
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn every_stronger_one_is_accounted_for() {
     let text = program("kill", "programName == \"/usr/bin/wget\" and programArguments == \"*x*\"");
     let set = load(Capabilities::default(), &text).unwrap();
     let told = serde_json::to_value(set.tiers().cases()).unwrap();
-    let reason = "`programArguments == \"*x*\"`: arguments are compared in user space (exec signal)";
+    let reason = "`programArguments == \"*x*\"`: arguments are compared in user space";
     let held = "`programArguments == \"*x*\"`: `programArguments` is not known before it has happened";
     let expected = serde_json::json!([{
         "policy": "P", "event": "exec", "operation": null, "tier": "process", "mechanism": "pidfd",
@@ -80,10 +80,9 @@ fn a_wish_that_no_tier_meets_is_an_error() {
     let refused = load(without(), &program("block, alert", "uid == 0")).unwrap_err();
     assert_eq!(
         refused,
-        "SLS028: `P` asks for more than this host has: no tier of this sensor decides events of kind `exec` before it \
-         happens, as `block` asks for [BPF LSM: no CONFIG_BPF_LSM; exec signal: it signals a process, and refuses nothing; \
-         fanotify permission: this sensor does not have it] (`kill` ends the program a moment later; `sls doctor` tells \
-         what this host lacks)"
+        "SLS028: `P` cannot block events of kind `exec`: no tier of this sensor refuses them [BPF LSM: no CONFIG_BPF_LSM; exec \
+         signal: it signals a process, and refuses nothing; fanotify permission: this sensor does not have it] (`kill` ends \
+         the program a moment later; `sls doctor` tells what this host lacks)"
     );
     let kernel = "P: {policy: program, tier: kernel, responseActions: [kill], rules: ['match userName == \"x\"', default ignore]}";
     let refused = load(Capabilities::default(), kernel).unwrap_err();
@@ -106,7 +105,7 @@ fn a_block_has_to_hold_all_that_happens() {
     let held = || host([Hook::fanotify_open()]);
     let refused = load(held(), &text("")).unwrap_err();
     assert!(
-        refused.contains("`CREATE` of events of kind `file`") && refused.contains("does not hold `CREATE`"),
+        refused.contains("`CREATE` in events of kind `file`") && refused.contains("does not hold `CREATE`"),
         "{refused}"
     );
     let narrow = text(" and fileOperation == \"OPEN_WRITE\"");
