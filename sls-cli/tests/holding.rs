@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
 use support::{Sensor, copy_of, directory, replace, signal, sls_run, wait_for, write};
@@ -21,7 +21,7 @@ struct Room(tempfile::TempDir);
 impl Room {
     fn new() -> Self {
         let room = directory();
-        mount(Some("tmpfs"), room.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount("tmpfs", room.path(), "tmpfs", MountFlags::empty(), None).unwrap();
         Self(room)
     }
 
@@ -36,7 +36,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
     }
 }
 

@@ -24,6 +24,7 @@ mod record;
 mod resolve;
 mod snapshot;
 mod support;
+mod tier;
 mod tracefs;
 
 pub use accounts::{Accounts, MAX_ACCOUNT_FILE_BYTES, MAX_ACCOUNTS};
@@ -51,6 +52,10 @@ pub use probe::Probe;
 pub use record::RecordError;
 pub use snapshot::MAX_ARGV_BYTES;
 pub use support::{KernelSupport, KindSupport};
+pub use tier::{
+    KernelTier, MAX_TIER_GUARDS, MAX_TIER_PATH_BYTES, MAX_TIER_PATHS, MAX_TIER_PATTERNS, MAX_TIER_POLICIES,
+    MAX_TIER_POLICIES_OF_PATH, TierError,
+};
 
 /// The decoders, for fuzzing. Not part of the API.
 #[doc(hidden)]

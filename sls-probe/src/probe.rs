@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
-use sls_core::{BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicyType, ProcessKey, SourceStatus};
+use sls_core::{
+    BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicySet, PolicyType, ProcessKey, SourceStatus,
+};
 
 use crate::accounts::Accounts;
 use crate::bell::Bell;
@@ -25,6 +27,8 @@ use crate::points::{Point, Points};
 use crate::record::{self, Decoded, crash};
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
+use crate::tier::KernelTier;
+use crate::tier::layout::Verdicts;
 
 /// How long the reader leaves the ring alone while events come too fast for wake-ups.
 const NAP: Duration = Duration::from_millis(2);
@@ -53,6 +57,7 @@ pub struct Probe {
     // Dropped before the ring: no record comes any more.
     objects: Vec<LoadedObject>,
     points: Points,
+    tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
     ring: RingBuffer<'static>,
@@ -96,6 +101,10 @@ impl Probe {
         let ring = rings.build().map_err(ring_error)?;
         let mut losses = Losses::new(shared.get(LOST)?);
         let dozing = shared.get(DOZING)?;
+        let tier = match objects.first().filter(|_| settings.kernel_tier) {
+            Some(first) => Some(KernelTier::of(&first.object).map_err(|error| ProbeError::Tier(Box::new(error)))?),
+            None => None,
+        };
         // Everything is ready before the first record can come.
         let mut attached = Vec::new();
         for object in objects {
@@ -112,6 +121,7 @@ impl Probe {
         Ok(Self {
             objects: attached,
             points,
+            tier,
             shared,
             snapshot,
             ring,
@@ -151,6 +161,16 @@ impl Probe {
     /// When the kernel refuses; what was watched before is watched still.
     pub fn set_interest(&mut self, interest: Interest) -> Result<(), ProbeError> {
         let settings = self.settings.clone().interest(interest);
+        self.change(settings)
+    }
+
+    /// Watches what policies look at from now on, and has the kernel ask about what those of its tier refuse. Otherwise as
+    /// [`Probe::set_interest`].
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was watched before is watched still.
+    pub fn set_policies(&mut self, policies: &PolicySet) -> Result<(), ProbeError> {
+        let settings = self.settings.clone().interest(policies.interest()).refusals(policies.tiers());
         self.change(settings)
     }
 
@@ -212,6 +232,12 @@ impl Probe {
         self.enrichment.name(event, None);
     }
 
+    /// The policies that are decided in the kernel, if the probe was built with that.
+    #[must_use]
+    pub fn kernel_tier(&self) -> Option<&KernelTier> {
+        self.tier.as_ref()
+    }
+
     /// The accounts that names are looked up in, if they are.
     #[must_use]
     pub fn accounts(&self) -> Option<&Accounts> {
@@ -268,6 +294,11 @@ impl Probe {
                     if self.event.kind == EventKind::Probe && !self.points.fill(bytes, &mut self.event) => {}
                 Ok(Decoded::Event { legacy_cgroup }) => {
                     self.event.lost = self.losses.before(&self.event);
+                    if let Some(tier) = &self.tier
+                        && let Some(said) = Verdicts::of(record::verdicts(bytes))
+                    {
+                        self.event.enforced = tier.enforced(said);
+                    }
                     if let Some(signal) = crash::signal(&self.event).filter(|signal| self.settings.wants_crash(signal))
                     {
                         let lost = self.event.lost;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stdout};
 
 use serde_json::json;
 use sls_core::{ActionSet, Capabilities, Field, Hook, Mechanism};
-use sls_probe::{Fanotify, Probe, ProbeBuilder};
+use sls_probe::{Fanotify, KernelTier, Probe, ProbeBuilder};
 
 use crate::args::{CheckArgs, Format};
 use crate::exit::{Answer, UnusablePolicies, show};
@@ -77,6 +77,10 @@ pub(crate) fn capabilities(any_sensor: bool, unsafe_policies: bool) -> Capabilit
 pub(crate) fn capabilities_of(builder: &ProbeBuilder, actions: ActionSet) -> Capabilities {
     let capabilities = Capabilities::new(|kind| builder.provides(kind), actions)
         .unavailable(|policy_type| builder.unavailable(policy_type));
+    let capabilities = KernelTier::hooks().into_iter().fold(capabilities, Capabilities::hook);
+    let capabilities = KernelTier::missing()
+        .into_iter()
+        .fold(capabilities, |capabilities, (mechanism, reason)| capabilities.no_mechanism(mechanism, reason));
     match Fanotify::offered() {
         // A script is told apart from its interpreter, and the directory is that of the process.
         Ok(()) => capabilities

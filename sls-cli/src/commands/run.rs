@@ -2,6 +2,7 @@
 
 mod alerts;
 mod hold;
+mod kernel_tier;
 mod reload;
 mod resolve;
 mod trials;
@@ -16,12 +17,13 @@ use anyhow::{Context, bail};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, in_host_pid_namespace, own_ancestry};
 use sls_core::{
-    Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, PolicySet, SourceStatus,
+    Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, Guards, PolicySet, SourceStatus,
 };
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
 use self::hold::Holding;
+use self::kernel_tier::TierKeeper;
 use self::trials::Trials;
 use super::check::{capabilities_of, default_format};
 use crate::args::{Format, RunArgs};
@@ -56,7 +58,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     signal_hook::flag::register(SIGUSR1, rearm.clone())?;
     let settings = Settings::new(args)?;
     let unsafe_policies = settings.config.allow_unsafe_policies;
-    let mut builder = Probe::builder().unsafe_probes(unsafe_policies);
+    let mut builder = Probe::builder().unsafe_probes(unsafe_policies).kernel_tier(true);
     if let Some(bytes) = settings.config.ring_bytes {
         builder = builder.ring_bytes(bytes);
     }
@@ -94,15 +96,13 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     if settings.config.require_actions && !inert.is_empty() {
         bail!("these actions do not work here (--require-actions): {}", inert.join("; "));
     }
-    let interest = policies.interest();
-    let mut engine = engine(policies, &settings, &host, utc_offset)?;
+    let builder = builder.interest(policies.interest()).refusals(policies.tiers());
+    let guards = own_guards(&settings, &host)?;
+    let mut engine = engine(policies, &settings, guards.clone(), &host, utc_offset);
 
-    let mut probe = builder
-        .interest(interest)
-        .load()
-        .context("cannot load the probe")?
-        .attach()
-        .context("cannot attach the probe")?;
+    let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
+    let mut tier = TierKeeper::new(probe.kernel_tier(), guards);
+    tier.load(&mut engine).context("cannot load the policies into the kernel")?;
     let mut holding = Holding::default();
     holding.set_policies(engine.policies(), &mut probe).context("cannot hold what the policies have to decide about")?;
     announce(&engine, &settings, &host);
@@ -120,9 +120,15 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
             let policies = Arc::new(policies);
-            let watched = probe.set_interest(policies.interest()).map_err(anyhow::Error::from);
-            match watched.and_then(|()| holding.set_policies(&policies, &mut probe)) {
-                Ok(()) => reload(&mut engine, policies, &resolver),
+            let ready = tier.check(&policies).map_err(anyhow::Error::from);
+            let ready = ready.and_then(|()| Ok(probe.set_policies(&policies)?));
+            match ready.and_then(|()| holding.set_policies(&policies, &mut probe)) {
+                Ok(()) => {
+                    reload(&mut engine, policies, &resolver);
+                    if let Err(error) = tier.load(&mut engine) {
+                        tracing::error!(%error, "the kernel decides by the policies that were loaded before");
+                    }
+                }
                 Err(error) => tracing::error!(
                     error = format_args!("{error:#}"),
                     "cannot watch what the new policies need: those loaded before stay in force"
@@ -132,7 +138,9 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         if rearm.swap(false, Ordering::Relaxed) {
             engine.rearm();
             tracing::info!("the circuit breakers are closed: policies act again");
+            tier.allow_now(&mut engine);
         }
+        tier.allow(&mut engine);
         let status = poll(&mut probe, wait, |event| {
             engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
             holding.see(event);
@@ -242,12 +250,18 @@ impl Settings {
     }
 }
 
-fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset: i32) -> anyhow::Result<Engine> {
+/// What is never acted upon.
+fn own_guards(settings: &Settings, host: &HostInfo) -> anyhow::Result<Guards> {
     let Settings { config, config_file, documents, .. } = settings;
     let mut guards = guards::of(config, config_file.as_deref(), &documents.files, host)?;
     for key in own_ancestry().context("cannot tell the sensor's own processes")? {
         guards = guards.protect_sensor(key, CLOCK_TICK_NS);
     }
+    Ok(guards)
+}
+
+fn engine(policies: PolicySet, settings: &Settings, guards: Guards, host: &HostInfo, utc_offset: i32) -> Engine {
+    let config = &settings.config;
     let mut engine_host = host.to_host();
     engine_host.utc_offset = utc_offset;
     let mut builder =
@@ -256,7 +270,7 @@ fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset:
     if let Some(limit) = config.process_limit {
         builder = builder.process_limit(limit);
     }
-    Ok(builder.build())
+    builder.build()
 }
 
 fn reload(engine: &mut Engine, policies: Arc<PolicySet>, resolver: &resolve::Resolver) {
