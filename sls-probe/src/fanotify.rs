@@ -26,8 +26,8 @@ use thiserror::Error;
 
 use group::Group;
 pub use group::Verdict;
-pub use held::{Answered, FailMode, HeldOperation};
 use held::Waiting;
+pub use held::{Answered, FailMode, HeldOperation};
 use keeper::Keeper;
 use marks::Marks;
 pub use marks::{FanotifyWatch, MAX_MARKS, MAX_MOUNT_NAMESPACES, Unwatched, WatchScope};
@@ -213,7 +213,8 @@ impl Fanotify {
         let (stopped, running) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
         let (keeper, thread) = keeper::start(Arc::clone(&waiting), Arc::clone(&stopped))?;
         // From here on the threads end with it, whatever comes.
-        let mut this = Self { waiting, marks, stopped, running, stop, changed, strangers, keeper, threads: vec![thread] };
+        let mut this =
+            Self { waiting, marks, stopped, running, stop, changed, strangers, keeper, threads: vec![thread] };
         let reader = Reader::new(Arc::clone(&this.waiting), this.keeper.clone(), decider).map_err(io::Error::from)?;
         this.spawn_reader(reader)?;
         this.spawn_marker()?;

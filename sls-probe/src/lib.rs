@@ -40,9 +40,9 @@ pub use container::{
 };
 pub use error::{MAX_LOG_BYTES, ProbeError};
 pub use fanotify::{
-    Answered, DEFAULT_DECISION_DEADLINE, DEFAULT_HELD_LIMIT, Decider, FailMode, Fanotify, FanotifyBuilder, FanotifyError,
-    FanotifyStats, FanotifyWatch, HeldOperation, HeldQueue, MAX_DECISION_DEADLINE, MAX_MARKS, MAX_MOUNT_NAMESPACES, PolicyDecider, Screening,
-    Unwatched, Verdict, WatchScope,
+    Answered, DEFAULT_DECISION_DEADLINE, DEFAULT_HELD_LIMIT, Decider, FailMode, Fanotify, FanotifyBuilder,
+    FanotifyError, FanotifyStats, FanotifyWatch, HeldOperation, HeldQueue, MAX_DECISION_DEADLINE, MAX_MARKS,
+    MAX_MOUNT_NAMESPACES, PolicyDecider, Screening, Unwatched, Verdict, WatchScope,
 };
 pub use hooks::HookFamily;
 pub use host::HostInfo;

@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, in_host_pid_namespace, own_ancestry};
-use sls_core::{
-    Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, Guards, PolicySet, SourceStatus,
-};
+use sls_core::{Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, Guards, PolicySet, SourceStatus};
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
@@ -104,7 +102,9 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let mut tier = TierKeeper::new(probe.kernel_tier(), guards);
     tier.load(&mut engine).context("cannot load the policies into the kernel")?;
     let mut holding = Holding::default();
-    holding.set_policies(engine.policies(), &mut probe).context("cannot hold what the policies have to decide about")?;
+    holding
+        .set_policies(engine.policies(), &mut probe)
+        .context("cannot hold what the policies have to decide about")?;
     announce(&engine, &settings, &host);
     let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;

@@ -205,7 +205,6 @@ mod tests {
 
     use super::*;
 
-
     #[test]
     fn numbers_as_text() {
         for number in [0, 7, 10, 4096, i32::MAX] {
@@ -242,7 +241,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let descriptors = Descriptors::open().unwrap();
         let mut interpreter = Vec::new();
-        assert_eq!(descriptors.format(File::open("/proc/self/exe").unwrap().as_raw_fd(), &mut interpreter), Format::Elf);
+        assert_eq!(
+            descriptors.format(File::open("/proc/self/exe").unwrap().as_raw_fd(), &mut interpreter),
+            Format::Elf
+        );
         assert!(interpreter.starts_with(b"/lib") && Path::new(std::str::from_utf8(&interpreter).unwrap()).exists());
         for (text, format) in [("#!/bin/sh\n", Format::Script), ("", Format::Other), ("\x7fELF", Format::Elf)] {
             let path = dir.path().join("file");

@@ -94,7 +94,12 @@ impl Group {
     /// Takes no more questions; those that were not read yet are answered by the kernel once the group is closed.
     pub(super) fn forget_marks(&self) {
         for scope in [MarkFlags::empty(), MarkFlags::FAN_MARK_MOUNT, MarkFlags::FAN_MARK_FILESYSTEM] {
-            let _ = self.listener.mark(MarkFlags::FAN_MARK_FLUSH | scope, MaskFlags::empty(), nix::fcntl::AT_FDCWD, Some("/"));
+            let _ = self.listener.mark(
+                MarkFlags::FAN_MARK_FLUSH | scope,
+                MaskFlags::empty(),
+                nix::fcntl::AT_FDCWD,
+                Some("/"),
+            );
         }
     }
 

@@ -292,7 +292,9 @@ impl HeldOperation {
         let decision = decide(&mut self.event);
         let verdict = if decision.verdict() == HeldVerdict::Deny { Verdict::Deny } else { Verdict::Allow };
         decision.answered(match self.answer(verdict) {
-            Answered::InTime => Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)),
+            Answered::InTime => {
+                Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64))
+            }
             Answered::TooLate => Err("its deadline had passed".to_owned()),
         });
     }

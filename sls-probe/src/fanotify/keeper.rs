@@ -40,8 +40,7 @@ impl Keeper {
 pub(super) fn start(waiting: Arc<Waiting>, stopped: Arc<AtomicBool>) -> std::io::Result<(Keeper, JoinHandle<()>)> {
     let active = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&active);
-    let thread =
-        thread::Builder::new().name("sls-keeper".to_owned()).spawn(move || keep(&waiting, &stopped, &seen))?;
+    let thread = thread::Builder::new().name("sls-keeper".to_owned()).spawn(move || keep(&waiting, &stopped, &seen))?;
     Ok((Keeper { thread: thread.thread().clone(), active }, thread))
 }
 

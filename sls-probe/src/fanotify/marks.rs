@@ -401,9 +401,12 @@ impl Marks {
 
     fn remove_except(&mut self, wanted: &HashMap<Object, MaskFlags>) {
         let none = MaskFlags::empty();
-        let stale: Vec<Object> = self.placed.keys().copied().filter(|object| {
-            !wanted.get(object).unwrap_or(&none).contains(self.placed[object].mask)
-        }).collect();
+        let stale: Vec<Object> = self
+            .placed
+            .keys()
+            .copied()
+            .filter(|object| !wanted.get(object).unwrap_or(&none).contains(self.placed[object].mask))
+            .collect();
         for object in stale {
             let keep = *wanted.get(&object).unwrap_or(&none);
             let Some(placed) = self.placed.get_mut(&object) else { continue };
@@ -413,7 +416,8 @@ impl Marks {
             let file = namespace.and_then(|namespace| find(&namespace.root().ok()?, &placed.path, OFlags::PATH).ok());
             // What is no longer there has no mark either. What has moved keeps it: nobody objects to what it does.
             if let Some(file) = file.filter(|file| is(object, file)) {
-                let _ = self.waiting.group.mark(MarkFlags::FAN_MARK_REMOVE | scope_of(object), surplus, &own_path(&file));
+                let _ =
+                    self.waiting.group.mark(MarkFlags::FAN_MARK_REMOVE | scope_of(object), surplus, &own_path(&file));
             }
             if keep.is_empty() {
                 self.placed.remove(&object);

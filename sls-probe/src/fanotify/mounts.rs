@@ -7,8 +7,25 @@ use std::path::{Path, PathBuf};
 
 /// The kernel's own, which hold no programs and which this process reads while an operation waits.
 const OF_KERNEL: &[&[u8]] = &[
-    b"autofs", b"binfmt_misc", b"bpf", b"cgroup", b"cgroup2", b"configfs", b"debugfs", b"devpts", b"efivarfs", b"fusectl",
-    b"mqueue", b"nsfs", b"proc", b"pstore", b"rpc_pipefs", b"securityfs", b"selinuxfs", b"sysfs", b"tracefs",
+    b"autofs",
+    b"binfmt_misc",
+    b"bpf",
+    b"cgroup",
+    b"cgroup2",
+    b"configfs",
+    b"debugfs",
+    b"devpts",
+    b"efivarfs",
+    b"fusectl",
+    b"mqueue",
+    b"nsfs",
+    b"proc",
+    b"pstore",
+    b"rpc_pipefs",
+    b"securityfs",
+    b"selinuxfs",
+    b"sysfs",
+    b"tracefs",
 ];
 
 /// Whoever opens a file there waits for another machine or program, and so would everybody who asks after that.
@@ -107,7 +124,8 @@ mod tests {
     fn a_directory_is_in_its_own_mount_and_has_those_below() {
         let mounts = parse(TABLE);
         let paths = |directory: &str| {
-            let mut paths: Vec<_> = under(&mounts, Path::new(directory)).iter().map(|mount| mount.path.clone()).collect();
+            let mut paths: Vec<_> =
+                under(&mounts, Path::new(directory)).iter().map(|mount| mount.path.clone()).collect();
             paths.dedup();
             paths
         };

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sls_core::{
-    CompiledMatcher, Decision, Event, EventKind, Field, FieldSet, HeldPath, HeldPaths, Hold, Matcher, OnDeadline, PolicySet,
-    Value,
+    CompiledMatcher, Decision, Event, EventKind, Field, FieldSet, HeldPath, HeldPaths, Hold, Matcher, OnDeadline,
+    PolicySet, Value,
 };
 
 use super::held::{FailMode, HeldOperation};
@@ -99,7 +99,9 @@ impl Policies {
             if is_script && decision.uncertain.difference(of_program) != decision.uncertain {
                 return;
             }
-            for hold in holds.iter().filter(|hold| Arc::ptr_eq(&hold.policy, decision.policy) && hold.kind == event.kind) {
+            for hold in
+                holds.iter().filter(|hold| Arc::ptr_eq(&hold.policy, decision.policy) && hold.kind == event.kind)
+            {
                 if path.is_none_or(|path| hold.paths.includes(path)) {
                     let (deadline, mode) = terms.unwrap_or((Duration::ZERO, FailMode::Open));
                     terms = Some((deadline.max(hold.deadline()), stricter(mode, hold)));

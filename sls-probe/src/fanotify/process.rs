@@ -190,9 +190,7 @@ impl Processes {
             let file = openat2(&root, name, flags, Mode::empty(), resolve)?;
             statx(&file, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::INO)
         });
-        found.is_ok_and(|stat| {
-            (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino) == identity
-        })
+        found.is_ok_and(|stat| (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino) == identity)
     }
 }
 

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::event::{PollFd, PollFlags, poll};
 use sls_core::{Event, EventKind, Field, ProcessKey};
 
+use super::DEFAULT_DECISION_DEADLINE;
 use super::file::{Descriptors, Format, OpenedFile};
 use super::group::{BUFFER_BYTES, OPEN_EXEC, Question, Received, Verdict};
 use super::held::{FailMode, HeldOperation, Terms, Waiting};
 use super::keeper::Keeper;
 use super::process::{Processes, Stat, is_loader, mark_undescribed, mark_unknowable};
 use super::stats::count;
-use super::DEFAULT_DECISION_DEADLINE;
 
 /// Executions under way that are remembered, one for each last digits of a pid.
 const STEPS: usize = 1024;
@@ -24,21 +24,10 @@ const STEPS: usize = 1024;
 const STEP_TIME: Duration = Duration::from_secs(2);
 
 /// What the file itself tells of a program, and of a file that is opened.
-pub(super) const OF_PROGRAM: &[Field] = &[
-    Field::ProgramName,
-    Field::ProgramInode,
-    Field::ProgramDevice,
-    Field::ProgramIsMemfd,
-    Field::ProgramIsDeleted,
-];
-const OF_FILE: &[Field] = &[
-    Field::FilePath,
-    Field::FileInode,
-    Field::FileDevice,
-    Field::FileMode,
-    Field::FileUid,
-    Field::FileGid,
-];
+pub(super) const OF_PROGRAM: &[Field] =
+    &[Field::ProgramName, Field::ProgramInode, Field::ProgramDevice, Field::ProgramIsMemfd, Field::ProgramIsDeleted];
+const OF_FILE: &[Field] =
+    &[Field::FilePath, Field::FileInode, Field::FileDevice, Field::FileMode, Field::FileUid, Field::FileGid];
 
 /// What the first look says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -238,9 +238,7 @@ fn memfds_can_be_watched_where_the_kernel_lets_them() {
         return;
     }
     let target = Target::new();
-    let fanotify = patient()
-        .start(deny_if(|event| event.value(Field::ProgramIsMemfd) == Value::Bool(true)))
-        .unwrap();
+    let fanotify = patient().start(deny_if(|event| event.value(Field::ProgramIsMemfd) == Value::Bool(true))).unwrap();
     fanotify.watch(&[FanotifyWatch::exec(WatchScope::Memfd)]);
     let unwatched = fanotify.unwatched();
     target.play("memfd");

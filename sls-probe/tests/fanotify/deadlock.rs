@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use sls_core::Event;
 use sls_probe::{
-    DEFAULT_DECISION_DEADLINE, Decider, FailMode, Fanotify, FanotifyWatch, HeldOperation, Screening, Verdict, WatchScope,
+    DEFAULT_DECISION_DEADLINE, Decider, FailMode, Fanotify, FanotifyWatch, HeldOperation, Screening, Verdict,
+    WatchScope,
 };
 
 use crate::common::{emulated, patience};
@@ -48,7 +49,8 @@ fn own_files_and_children_are_never_held() {
         fs::remove_file(store.join("moved")).unwrap();
     }
     // A child, what the child starts, and what that opens.
-    let script = format!("{0} cat {0} > {1}; {0} sh -c '{0} true && {0} true'", program.display(), room.join("copy").display());
+    let script =
+        format!("{0} cat {0} > {1}; {0} sh -c '{0} true && {0} true'", program.display(), room.join("copy").display());
     assert!(Command::new(&program).args(["sh", "-c", &script]).status().unwrap().success());
     assert!(room.join("copy").exists());
     let stats = fanotify.stats();

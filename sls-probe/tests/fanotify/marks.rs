@@ -44,7 +44,9 @@ fn marks_follow_the_policies() {
     let (one, two) = (room.program("one/true"), room.program("two/true"));
     let fanotify = patient().start(deny_if(|_| true)).unwrap();
     let both = [file(&room, "one/true"), file(&room, "two/true")];
-    for (watches, expected) in [(&both[..1], [BLOCKED, FINE]), (&both[..], [BLOCKED, BLOCKED]), (&both[1..], [FINE, BLOCKED])] {
+    for (watches, expected) in
+        [(&both[..1], [BLOCKED, FINE]), (&both[..], [BLOCKED, BLOCKED]), (&both[1..], [FINE, BLOCKED])]
+    {
         fanotify.watch(watches);
         assert_eq!([launcher.run(&one, &[]), launcher.run(&two, &[])], expected);
     }
@@ -124,7 +126,8 @@ fn files_of_other_mount_namespaces_are_watched() {
         (WatchScope::File(room.join("own/true")), true),
     ] {
         let _ = (fs::remove_file(room.join("ready")), fs::remove_file(room.join("go")));
-        let fanotify = patient().start(deny_if(|event| event.text(Field::ProgramName).ends_with(b"/own/true"))).unwrap();
+        let fanotify =
+            patient().start(deny_if(|event| event.text(Field::ProgramName).ends_with(b"/own/true"))).unwrap();
         if told {
             fanotify.watch(&[FanotifyWatch::exec(scope.clone())]);
         }

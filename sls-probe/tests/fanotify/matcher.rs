@@ -25,14 +25,20 @@ impl Drop for End<'_> {
 
 /// Runs `look` while an engine with these policies decides, and returns the alerts.
 fn with_engine(policies: &str, look: impl FnOnce(&Fanotify)) -> Vec<Alert> {
-    let policies = PolicyLoader::new().capabilities(capabilities()).document("p.yaml", policies).load().unwrap_or_else(|error| panic!("{error}"));
+    let policies = PolicyLoader::new()
+        .capabilities(capabilities())
+        .document("p.yaml", policies)
+        .load()
+        .unwrap_or_else(|error| panic!("{error}"));
     let policies = Arc::new(policies);
     let (queue, decider) = HeldQueue::new(&policies).unwrap();
     let mut probe = Probe::builder().interest(policies.interest()).load().unwrap().attach().unwrap();
     probe.return_on(&queue).unwrap();
     let mut engine = Engine::builder(Arc::clone(&policies)).build();
     let fanotify = Fanotify::builder().start(decider).unwrap();
-    fanotify.watch(&FanotifyWatch::of(&policies));
+    let watches = FanotifyWatch::of(&policies);
+    assert!(watches.iter().all(|watch| format!("{:?}", watch.scope).contains("/sls-room-")), "{watches:?}");
+    fanotify.watch(&watches);
     let stop = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let sensor = scope.spawn(move || {
@@ -40,7 +46,9 @@ fn with_engine(policies: &str, look: impl FnOnce(&Fanotify)) -> Vec<Alert> {
             let mut turn = |probe: &mut Probe, wait| {
                 let mut pending = Vec::new();
                 probe
-                    .poll(wait, &mut |event| engine.process(event, &mut DryRunResponder, &mut |alert| pending.push(alert)))
+                    .poll(wait, &mut |event| {
+                        engine.process(event, &mut DryRunResponder, &mut |alert| pending.push(alert))
+                    })
                     .unwrap();
                 while let Some(mut held) = queue.take() {
                     // What happened before it comes first.
@@ -51,7 +59,9 @@ fn with_engine(policies: &str, look: impl FnOnce(&Fanotify)) -> Vec<Alert> {
                         .unwrap();
                     probe.complete(held.event_mut());
                     held.identify(engine.processes());
-                    held.decide(|event| engine.decide_held(event, &mut DryRunResponder, &mut |alert| pending.push(alert)));
+                    held.decide(|event| {
+                        engine.decide_held(event, &mut DryRunResponder, &mut |alert| pending.push(alert))
+                    });
                 }
                 pending
             };

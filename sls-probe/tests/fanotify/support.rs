@@ -10,7 +10,9 @@ use std::sync::Mutex;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sls_core::Event;
-use sls_probe::{Decider, FailMode, Fanotify, FanotifyBuilder, FanotifyWatch, HeldOperation, Screening, Verdict, WatchScope};
+use sls_probe::{
+    Decider, FailMode, Fanotify, FanotifyBuilder, FanotifyWatch, HeldOperation, Screening, Verdict, WatchScope,
+};
 
 use crate::common::{actor, not_offered, role};
 
@@ -24,7 +26,8 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // Without anything that means something in a regular expression: it would hold more.
+        let dir = tempfile::Builder::new().prefix("sls-room-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         mount_tmpfs(dir.path());
         Self { dir }
@@ -124,7 +127,16 @@ pub(crate) fn patient() -> FanotifyBuilder {
 
 /// A process that is no descendant of this one, and runs what it is told to.
 pub(crate) struct Launcher {
-    pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+    pipes: Mutex<(Option<ChildStdin>, BufReader<ChildStdout>)>,
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        let (stdin, stdout) = self.pipes.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(stdin.take());
+        // Until it has ended.
+        let _ = std::io::copy(stdout, &mut std::io::sink());
+    }
 }
 
 /// How a run ended.
@@ -148,7 +160,7 @@ impl Launcher {
         assert!(parent.wait().unwrap().success());
         let mut stdout = BufReader::new(stdout);
         while line(&mut stdout).trim() != "launching" {}
-        Self { pipes: Mutex::new((stdin, stdout)) }
+        Self { pipes: Mutex::new((Some(stdin), stdout)) }
     }
 
     /// Runs a program to its end.
@@ -179,8 +191,9 @@ impl Launcher {
     fn ask(&self, what: &str, program: impl AsRef<Path>, arguments: &[&str]) -> Ran {
         let mut pipes = self.pipes.lock().unwrap();
         let (stdin, stdout) = &mut *pipes;
-        let words: Vec<&str> = [what, program.as_ref().to_str().unwrap()].into_iter().chain(arguments.iter().copied()).collect();
-        writeln!(stdin, "{}", words.join("\t")).unwrap();
+        let words: Vec<&str> =
+            [what, program.as_ref().to_str().unwrap()].into_iter().chain(arguments.iter().copied()).collect();
+        writeln!(stdin.as_mut().unwrap(), "{}", words.join("\t")).unwrap();
         let answer = line(stdout);
         let (kind, number) = answer.trim().split_once(' ').unwrap_or_else(|| panic!("{answer:?}"));
         match kind {
@@ -239,7 +252,8 @@ fn launcher() -> ! {
         say(match words[0] {
             "often" => {
                 let times: usize = words[2].parse().unwrap();
-                let refused = (0..times).filter(|_| run(Command::new(words[1]).args(&words[3..])).starts_with("refused 1"));
+                let refused =
+                    (0..times).filter(|_| run(Command::new(words[1]).args(&words[3..])).starts_with("refused 1"));
                 format!("exited {}", refused.count())
             }
             "play" => run(&mut part(words[1])),

@@ -60,7 +60,10 @@ fn killing_the_sensor_leaves_nobody_stuck() {
             std::thread::spawn(move || Command::new(program).status())
         })
         .collect();
-    assert_eq!(said.by_ref().take(WAITING).filter(|line| line.as_ref().is_ok_and(|line| line == "held")).count(), WAITING);
+    assert_eq!(
+        said.by_ref().take(WAITING).filter(|line| line.as_ref().is_ok_and(|line| line == "held")).count(),
+        WAITING
+    );
     assert!(runs.iter().all(|run| !run.is_finished()), "they wait");
 
     let killed = Instant::now();

@@ -278,9 +278,7 @@ fn openings_are_held_and_their_purpose_told() {
     let (room, launcher) = (Room::new(), Launcher::start());
     let file = room.script("file", "old\n");
     let fanotify = patient()
-        .start(deny_if(|event| {
-            event.kind == EventKind::File && event.text(Field::FileOperation) == b"OPEN_WRITE"
-        }))
+        .start(deny_if(|event| event.kind == EventKind::File && event.text(Field::FileOperation) == b"OPEN_WRITE"))
         .unwrap();
     fanotify.watch(&[FanotifyWatch::open(WatchScope::Under(room.path()))]);
     assert_eq!(launcher.run("/bin/cat", &[file.to_str().unwrap()]), FINE);

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+// Only wall time counts: who waits takes no processor.
+#[allow(dead_code)]
 #[path = "../spawn-overhead/spawner.rs"]
 mod spawner;
 #[path = "../spawn-overhead/victim.rs"]
@@ -17,7 +19,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::fanotify::{EventFFlags, Fanotify as Listener, FanotifyResponse, InitFlags, MarkFlags, MaskFlags, Response};
+use nix::sys::fanotify::{
+    EventFFlags, Fanotify as Listener, FanotifyResponse, InitFlags, MarkFlags, MaskFlags, Response,
+};
 use sls_benches::{Table, median};
 use sls_core::{Capabilities, DryRunResponder, Engine, Hook, PolicyLoader, PolicySet};
 use sls_probe::{Fanotify, FanotifyWatch, HeldQueue};
@@ -51,7 +55,9 @@ fn measure(rounds: usize) -> anyhow::Result<()> {
     let victim = Victim::write(room.path())?;
     let spawner = Spawner::new(victim.path())?;
     // Nothing here is called like that, but the whole path has to be looked at.
-    let rule = |room: &Room| format!("programName like \"{}/.*/never-[0-9]+\" and userName != \"nobody\"", room.path().display());
+    let rule = |room: &Room| {
+        format!("programName like \"{}/.*/never-[0-9]+\" and userName != \"nobody\"", room.path().display())
+    };
     let mut listeners = [
         ("nobody looks", None),
         ("bare listener", Some(Switched::start(&["bare", room.text()?])?)),
@@ -88,7 +94,8 @@ fn measure(rounds: usize) -> anyhow::Result<()> {
     println!("{rounds} rounds of {BATCH} executions each, medians of wall time\n{table}");
     drop(listeners);
 
-    let mut blocking = Switched::start(&["sensor", room.text()?, &format!("programName == \"{}\"", victim.path().display())])?;
+    let mut blocking =
+        Switched::start(&["sensor", room.text()?, &format!("programName == \"{}\"", victim.path().display())])?;
     blocking.switch("on")?;
     let refused = (0..BLOCKED_RUNS).filter(|_| spawner.run(1).is_err()).count();
     println!("{refused} of {BLOCKED_RUNS} executions of a blocked program were refused");
@@ -104,7 +111,8 @@ struct Room(tempfile::TempDir);
 
 impl Room {
     fn new() -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
+        // Without anything that means something in a regular expression: it would hold more.
+        let dir = tempfile::Builder::new().prefix("sls-bench-").tempdir()?;
         mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
         Ok(Self(dir))
     }
@@ -218,7 +226,8 @@ fn sensor(directory: &Path, rule: &str) -> anyhow::Result<()> {
 }
 
 fn policies(rule: &str) -> anyhow::Result<PolicySet> {
-    let document = format!("P:\n  policy: program\n  responseActions: [block]\n  rules: ['match {rule}', default ignore]\n");
+    let document =
+        format!("P:\n  policy: program\n  responseActions: [block]\n  rules: ['match {rule}', default ignore]\n");
     let capabilities = Capabilities::default().without_hooks().hook(Hook::fanotify_exec());
     let loaded = PolicyLoader::new().capabilities(capabilities).document("bench.yaml", document).load();
     loaded.map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))

@@ -90,7 +90,11 @@ impl Listener {
         let stats = self.fanotify.stats();
         let (late, overflowed) = (stats.late - self.reported.late, stats.overflowed - self.reported.overflowed);
         if late + overflowed > 0 {
-            tracing::error!(late, overflowed, "operations were not decided in time: each went by the choice of its policy");
+            tracing::error!(
+                late,
+                overflowed,
+                "operations were not decided in time: each went by the choice of its policy"
+            );
         }
         self.reported = stats;
     }
