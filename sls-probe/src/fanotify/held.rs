@@ -256,13 +256,12 @@ pub struct HeldOperation {
     waiting: Arc<Waiting>,
     place: Option<Place>,
     event: Event,
-    start_ticks: u64,
 }
 
 impl HeldOperation {
-    pub(super) fn new(waiting: &Arc<Waiting>, place: Place, event: Event, start_ticks: u64, terms: Terms) -> Self {
+    pub(super) fn new(waiting: &Arc<Waiting>, place: Place, event: Event, terms: Terms) -> Self {
         waiting.set_terms(place, terms);
-        Self { waiting: Arc::clone(waiting), place: Some(place), event, start_ticks }
+        Self { waiting: Arc::clone(waiting), place: Some(place), event }
     }
 
     /// What is about to happen, as far as it can be known: see [`Fanotify`](super::Fanotify).
@@ -276,12 +275,12 @@ impl HeldOperation {
         &mut self.event
     }
 
-    /// Gives the acting process the start time to the nanosecond, which only the process table knows: `/proc` has it in
-    /// ticks. Without, an event has 0 there, and the pid alone counts.
+    /// Gives the acting process the start time to the nanosecond, which only the process table knows: what `/proc` has, and
+    /// the event until then, is cut to whole ticks of 10 ms.
     pub fn identify(&mut self, processes: &ProcessTable) {
-        let pid = self.event.process.pid;
+        let ProcessKey { pid, start } = self.event.process;
         if let Some(key) = processes.process(ProcessKey { pid, start: 0 }).map(|record| record.key())
-            && key.start / TICK_NANOS == self.start_ticks
+            && key.start / TICK_NANOS == start / TICK_NANOS
         {
             self.event.process = key;
         }

@@ -14,7 +14,7 @@ use super::file::{Descriptors, Format, OpenedFile};
 use super::group::{BUFFER_BYTES, OPEN_EXEC, Question, Received, Verdict};
 use super::held::{FailMode, HeldOperation, Terms, Waiting};
 use super::keeper::Keeper;
-use super::process::{Processes, Stat, is_loader, mark_undescribed, mark_unknowable};
+use super::process::{Processes, Stat, TICK_NANOS, is_loader, mark_undescribed, mark_unknowable};
 use super::stats::count;
 
 /// Executions under way that are remembered, one for each last digits of a pid.
@@ -163,10 +163,10 @@ impl<D: Decider> Reader<D> {
         let (file, pidfd) = (question.file.number(), question.pidfd.as_ref().map(Received::number));
         let Some(place) = self.waiting.admit(question) else { return };
         match self.look(file, pidfd, pid, is_exec) {
-            Some((terms, start_ticks)) => {
+            Some(terms) => {
                 count(&self.waiting.counters.asked);
                 let event = mem::replace(&mut self.event, Event::new(EventKind::Exec));
-                let held = HeldOperation::new(&self.waiting, place, event, start_ticks, terms);
+                let held = HeldOperation::new(&self.waiting, place, event, terms);
                 if terms.deadline < self.waiting.deadline() {
                     self.keeper.wake();
                 }
@@ -179,7 +179,7 @@ impl<D: Decider> Reader<D> {
     }
 
     /// None if the operation may go on. Otherwise everything that is known is in the event.
-    fn look(&mut self, file: RawFd, pidfd: Option<RawFd>, pid: u32, is_exec: bool) -> Option<(Terms, u64)> {
+    fn look(&mut self, file: RawFd, pidfd: Option<RawFd>, pid: u32, is_exec: bool) -> Option<Terms> {
         self.descriptors.look(file, &mut self.file);
         let (view, terms) = if is_exec {
             self.step(file, pid);
@@ -203,7 +203,7 @@ impl<D: Decider> Reader<D> {
             return None;
         }
         self.describe(view, pid, pidfd, stat);
-        Some((terms, stat.map_or(0, |stat| stat.start_ticks)))
+        Some(terms)
     }
 
     /// The first look.
@@ -303,7 +303,10 @@ impl<D: Decider> Reader<D> {
         event.time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         event.pidfd_inode = self.descriptors.process_inode(pidfd, pid);
         match stat {
-            Some(stat) => self.processes.describe(pid, stat, event),
+            Some(stat) => {
+                event.process.start = stat.start_ticks.saturating_mul(TICK_NANOS);
+                self.processes.describe(pid, stat, event);
+            }
             None => mark_undescribed(event),
         }
         if view == View::Open {
