@@ -41,7 +41,8 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
 #[non_exhaustive]
 pub enum WatchScope {
     /// The file that has this path, in any mount namespace: that file alone is watched, and nothing else costs anything. One
-    /// that takes its place is watched as soon as the sensor was told of it, which takes a fraction of a millisecond.
+    /// that takes its place is watched as soon as the sensor was told of it, not at once: where that matters, watch its
+    /// directory.
     File(PathBuf),
     /// Everything below this directory. Its file system is watched as a whole, and so are those mounted below.
     Under(PathBuf),
@@ -166,6 +167,8 @@ pub(super) struct Marks {
     placed: HashMap<Object, Placed>,
     namespaces: Vec<Namespace>,
     unwatched: Vec<Unwatched>,
+    /// Whether something found no room by the last look.
+    lacks_room: bool,
 }
 
 impl Marks {
@@ -179,6 +182,7 @@ impl Marks {
             placed: HashMap::new(),
             namespaces: vec![Namespace { inode: own, pid: None }],
             unwatched: Vec::new(),
+            lacks_room: false,
         })
     }
 
@@ -245,6 +249,15 @@ impl Marks {
 
     /// Places every mark that is wanted and missing, then takes away what is no longer wanted.
     pub(super) fn place(&mut self) {
+        self.place_all();
+        if std::mem::take(&mut self.lacks_room) {
+            // What is no longer wanted has left some.
+            self.place_all();
+            self.lacks_room = false;
+        }
+    }
+
+    fn place_all(&mut self) {
         self.unwatched.clear();
         for wanted in self.files.drain(..) {
             if let Some((descriptor, _)) = wanted.watched {
@@ -388,6 +401,7 @@ impl Marks {
             return;
         }
         if placed.is_empty() && self.placed.len() >= MAX_MARKS {
+            self.lacks_room = true;
             return self.fail(path, format!("more than {MAX_MARKS} files and file systems"));
         }
         match self.waiting.group.mark(MarkFlags::FAN_MARK_ADD | scope_of(object), mask, &own_path(file)) {

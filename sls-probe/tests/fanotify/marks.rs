@@ -168,18 +168,40 @@ fn namespace_process(path: &std::path::Path) -> u32 {
 }
 
 #[test]
-fn what_cannot_be_watched_is_told() {
+fn file_systems_of_the_kernel_are_left_out() {
     if !offered() {
         return;
     }
-    let fanotify = Fanotify::builder().start(deny_if(|_| false)).unwrap();
-    fanotify.watch(&[FanotifyWatch::exec(WatchScope::Under("/proc".into()))]);
-    // The kernel's own file systems are left out, and held nobody up.
-    assert!(fanotify.unwatched().is_empty());
+    let launcher = Launcher::start();
+    let fanotify = Fanotify::builder().start(deny_if(|_| true)).unwrap();
+    let mut watch = FanotifyWatch::open(WatchScope::Under("/proc".into()));
+    watch.exec = true;
+    fanotify.watch(&[watch]);
+    // They are read while an operation waits.
+    assert_eq!(launcher.run("/bin/cat", &["/proc/self/status"]), FINE);
     assert_eq!(fanotify.stats().questions, 0);
-    let many: Vec<_> = (0..sls_probe::MAX_MARKS + 1)
-        .map(|number| FanotifyWatch::exec(WatchScope::File(format!("/nonexistent/{number}").into())))
+}
+
+#[test]
+fn what_finds_no_room_among_the_marks_is_told() {
+    if !offered() {
+        return;
+    }
+    let room = Room::new();
+    let files = sls_probe::MAX_MARKS + 1;
+    let watches: Vec<_> = (0..files)
+        .map(|number| {
+            let name = number.to_string();
+            fs::write(room.join(&name), "").unwrap();
+            file(&room, &name)
+        })
         .collect();
-    fanotify.watch(&many);
-    assert_eq!(fanotify.stats().marks_failed, 0);
+    let fanotify = Fanotify::builder().start(deny_if(|_| false)).unwrap();
+    fanotify.watch(&watches);
+    let unwatched = fanotify.unwatched();
+    assert_eq!(unwatched.len(), 1, "{unwatched:?}");
+    assert!(unwatched[0].reason.contains("more than"), "{unwatched:?}");
+    // There is room again.
+    fanotify.watch(&watches[1..]);
+    assert!(fanotify.unwatched().is_empty());
 }

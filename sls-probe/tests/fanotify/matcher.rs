@@ -85,7 +85,7 @@ fn regular_expression_on_the_path_blocks() {
     let (room, launcher) = (Room::new(), Launcher::start());
     let (denied, allowed) = (room.program("tools/false"), room.program("tools/true"));
     let policies = format!(
-        "P: {{policy: program, responseActions: [alert, block], rules: ['match programName like \"{}/t[a-z]+/f.*\" and userName != \"eve\"', default ignore]}}",
+        "P: {{policy: program, responseActions: [alert, block], decisionDeadline: 10000, rules: ['match programName like \"{}/t[a-z]+/f.*\" and userName != \"eve\"', default ignore]}}",
         room.path().display()
     );
     let alerts = with_engine(&policies, |fanotify| {
@@ -110,7 +110,7 @@ fn lineage_blocks() {
     let (room, launcher) = (Room::new(), Launcher::start());
     let (program, shell) = (room.program("true"), room.program("busybox-shell"));
     let policies = format!(
-        "Below the shell: {{policy: program, responseActions: [block], rules: ['match programName == \"{0}/*\" and ancestorProgramName == \"{0}/busybox-shell\"', default ignore]}}",
+        "Below the shell: {{policy: program, responseActions: [block], decisionDeadline: 10000, rules: ['match programName == \"{0}/*\" and ancestorProgramName == \"{0}/busybox-shell\"', default ignore]}}",
         room.path().display()
     );
     with_engine(&policies, |fanotify| {
@@ -142,7 +142,7 @@ fn user_container_and_identity_block() {
         (format!("programInode == {}", inode + 1), false),
     ] {
         let policies = format!(
-            "P: {{policy: program, responseActions: [block], rules: ['match programName == \"{}/*\" and {rule}', default ignore]}}",
+            "P: {{policy: program, responseActions: [block], decisionDeadline: 10000, rules: ['match programName == \"{}/*\" and {rule}', default ignore]}}",
             path.display()
         );
         with_engine(&policies, |_| {
@@ -159,7 +159,7 @@ fn writing_is_blocked_and_reading_is_not() {
     let (room, launcher) = (Room::new(), Launcher::start());
     let file = room.script("file", "old\n");
     let policies = format!(
-        "P: {{policy: file, responseActions: [block], rules: ['match filePath == \"{}\" and fileOperation == \"OPEN_WRITE\" and programName == \"*sh\"', default ignore]}}",
+        "P: {{policy: file, responseActions: [block], decisionDeadline: 10000, rules: ['match filePath == \"{}\" and fileOperation == \"OPEN_WRITE\" and programName == \"*sh\"', default ignore]}}",
         file.display()
     );
     with_engine(&policies, |fanotify| {
