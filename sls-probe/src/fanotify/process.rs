@@ -221,7 +221,12 @@ impl Call {
     /// From `number arg0 arg1 …` in `/proc/PID/task/TID/syscall`.
     fn parse(text: &[u8]) -> Self {
         let mut words = text.split(|byte| byte.is_ascii_whitespace());
-        let Some(call) = words.next().and_then(number) else { return Self::Other };
+        let call = match words.next() {
+            // In the kernel, but in no call of its own: such as a worker of io_uring, which may open anything.
+            Some(b"-1") => return Self::OpenUnknown,
+            word => word.and_then(number),
+        };
+        let Some(call) = call else { return Self::Other };
         let mut argument = |index: usize| {
             let word = std::str::from_utf8(words.nth(index)?).ok()?;
             u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
@@ -364,6 +369,7 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         assert_eq!(call("257 0xffffff9c 0x7f00 0x241 0x1b6 0x0 0x0 0x7ffc 0x7f1e"), Call::Open(0x241));
         assert_eq!(call("437 0xffffff9c 0x7f00 0x0"), Call::OpenUnknown);
+        assert_eq!(call("-1 0x7ffc 0x7f1e"), Call::OpenUnknown);
         assert_eq!(call("running"), Call::Other);
         assert_eq!(call("0 0x3 0x7f 0x1"), Call::Other);
         assert_eq!(call(""), Call::Other);
