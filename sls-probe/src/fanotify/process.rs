@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, open, openat2, statx};
 use sls_core::{Event, EventKind, Field, ProcessKey};
@@ -19,6 +21,10 @@ const MAX_OWN_DEPTH: usize = 8;
 
 /// Threads of one process that are looked through.
 const MAX_THREADS: usize = 64;
+
+/// How often, and after which pauses, a thread is looked at that does not sleep yet.
+const SLEEP_ATTEMPTS: usize = 20;
+const SLEEP_INTERVAL: Duration = Duration::from_micros(100);
 
 /// Bytes read of a file in `/proc`.
 const FILE_BYTES: u64 = 16 * 1024;
@@ -158,17 +164,31 @@ impl Processes {
     /// looked for in the registers of the threads that are in a call that opens; with several, it is only known if they all
     /// want the same.
     pub(super) fn purpose(&mut self, pid: u32) -> Option<&'static [u8]> {
-        let mut purpose = None;
-        for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.take(MAX_THREADS + 1).enumerate() {
-            let (index, Ok(thread)) = thread else { return None };
+        for _ in 0..SLEEP_ATTEMPTS {
+            let (purpose, all_sleep) = self.purpose_now(pid)?;
+            if all_sleep {
+                return purpose;
+            }
+            // The one that waits may not have got to sleep yet.
+            thread::sleep(SLEEP_INTERVAL);
+        }
+        // By now it has: those that run are others.
+        self.purpose_now(pid)?.0
+    }
+
+    /// The purpose, if one is found, and whether no thread runs. None if there are several, or it cannot be told.
+    fn purpose_now(&mut self, pid: u32) -> Option<(Option<&'static [u8]>, bool)> {
+        let (mut purpose, mut all_sleep) = (None, true);
+        for (index, thread) in fs::read_dir(format!("/proc/{pid}/task")).ok()?.enumerate() {
             if index == MAX_THREADS {
                 return None;
             }
-            let thread: u32 = thread.file_name().to_str()?.parse().ok()?;
-            let call = read(pid, &format!("task/{thread}/syscall"), &mut self.buffer)?;
+            let thread: u32 = thread.ok()?.file_name().to_str()?.parse().ok()?;
+            // One that has ended meanwhile is not the one that waits.
+            let Some(call) = read(pid, &format!("task/{thread}/syscall"), &mut self.buffer) else { continue };
             match Call::parse(call) {
                 Call::Open(flags) => {
-                    let writes = flags & (libc_flags::ACCMODE | libc_flags::TRUNC) != 0;
+                    let writes = flags & (WRITE_ACCESS | TRUNCATES) != 0;
                     let this = if writes { &b"OPEN_WRITE"[..] } else { b"OPEN_READ" };
                     if purpose.is_some_and(|other| other != this) {
                         return None;
@@ -176,10 +196,11 @@ impl Processes {
                     purpose = Some(this);
                 }
                 Call::OpenUnknown => return None,
+                Call::Running => all_sleep = false,
                 Call::Other => {}
             }
         }
-        purpose
+        Some((purpose, all_sleep))
     }
 
     /// Whether `name` is the file `identity` for the process. It was just opened, so it is in the kernel's memory.
@@ -209,13 +230,14 @@ enum Call {
     Open(u64),
     /// One that opens, for which its memory would have to be looked at, or that does anything.
     OpenUnknown,
+    /// None that can be looked at: it runs.
+    Running,
     Other,
 }
 
-mod libc_flags {
-    pub(super) const ACCMODE: u64 = 0o3;
-    pub(super) const TRUNC: u64 = 0o1000;
-}
+/// `O_WRONLY`, `O_RDWR`.
+const WRITE_ACCESS: u64 = 0o3;
+const TRUNCATES: u64 = 0o1000;
 
 impl Call {
     /// From `number arg0 arg1 …` in `/proc/PID/task/TID/syscall`.
@@ -224,6 +246,7 @@ impl Call {
         let call = match words.next() {
             // In the kernel, but in no call of its own: such as a worker of io_uring, which may open anything.
             Some(b"-1") => return Self::OpenUnknown,
+            Some(b"running") => return Self::Running,
             word => word.and_then(number),
         };
         let Some(call) = call else { return Self::Other };
@@ -370,7 +393,7 @@ mod tests {
         assert_eq!(call("257 0xffffff9c 0x7f00 0x241 0x1b6 0x0 0x0 0x7ffc 0x7f1e"), Call::Open(0x241));
         assert_eq!(call("437 0xffffff9c 0x7f00 0x0"), Call::OpenUnknown);
         assert_eq!(call("-1 0x7ffc 0x7f1e"), Call::OpenUnknown);
-        assert_eq!(call("running"), Call::Other);
+        assert_eq!(call("running\n"), Call::Running);
         assert_eq!(call("0 0x3 0x7f 0x1"), Call::Other);
         assert_eq!(call(""), Call::Other);
     }

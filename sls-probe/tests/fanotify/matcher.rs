@@ -7,7 +7,7 @@ use std::time::Duration;
 use sls_core::{Alert, Capabilities, DryRunResponder, Engine, EventSource, Hook, PolicyLoader};
 use sls_probe::{Fanotify, FanotifyWatch, HeldQueue, Probe};
 
-use crate::support::{BLOCKED, FINE, Launcher, Ran, Room, offered};
+use crate::support::{BLOCKED, FINE, Launcher, Ran, Room, offered, patient};
 
 /// A host without hooks for security, which has permission events.
 fn capabilities() -> Capabilities {
@@ -35,7 +35,7 @@ fn with_engine(policies: &str, look: impl FnOnce(&Fanotify)) -> Vec<Alert> {
     let mut probe = Probe::builder().interest(policies.interest()).load().unwrap().attach().unwrap();
     probe.return_on(&queue).unwrap();
     let mut engine = Engine::builder(Arc::clone(&policies)).build();
-    let fanotify = Fanotify::builder().start(decider).unwrap();
+    let fanotify = patient().start(decider).unwrap();
     let watches = FanotifyWatch::of(&policies);
     assert!(watches.iter().all(|watch| format!("{:?}", watch.scope).contains("/sls-room-")), "{watches:?}");
     fanotify.watch(&watches);
