@@ -139,8 +139,8 @@ pub const MAX_HELD_RESPONSES: usize = 256;
 /// Which policies have responded to an operation while it waited, so that they do not respond to its event again.
 #[derive(Debug, Default)]
 pub(crate) struct HeldResponses {
-    /// A ring, the oldest first once it is full.
     responses: Vec<HeldResponse>,
+    /// Which one goes next, once there are too many.
     next: usize,
 }
 
@@ -179,5 +179,38 @@ impl HeldResponses {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.responses.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(pid: u32) -> HeldResponse {
+        let process = ProcessKey { pid, start: 1 };
+        HeldResponse { process, kind: EventKind::Exec, file: (8, 77), policy: 0, generation: 1 }
+    }
+
+    #[test]
+    fn responses_count_once_and_are_bounded() {
+        let mut responses = HeldResponses::default();
+        assert!(responses.is_empty());
+        for pid in 0..=MAX_HELD_RESPONSES as u32 {
+            responses.add(response(pid));
+        }
+        assert_eq!(responses.responses.len(), MAX_HELD_RESPONSES);
+        assert!(!responses.take(&response(0)), "the oldest went");
+        for pid in 1..=MAX_HELD_RESPONSES as u32 {
+            assert!(!responses.take(&HeldResponse { generation: 2, ..response(pid) }));
+            assert!(responses.take(&response(pid)) && !responses.take(&response(pid)), "{pid}");
+        }
+        assert!(responses.is_empty());
+    }
+
+    #[test]
+    fn an_effect_covers_what_it_leaves_nothing_of() {
+        let covered = |effect: Effect| Action::ALL.iter().filter(move |action| effect.covers(**action)).count();
+        assert_eq!([Effect::Stopped, Effect::Killed, Effect::Refused].map(covered), [1, 2, 1]);
+        assert!(!Effect::Killed.covers(Action::KillTree), "the tree is still there");
     }
 }

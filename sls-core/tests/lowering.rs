@@ -12,10 +12,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use serde_json::json;
 use sls_core::{
-    Event, EventKind, Field, Hook, KernelPolicy, KernelVerdict, Matcher, Policy, PolicyType, TreeMatcher, Value,
+    Capabilities, Event, EventKind, Field, HeldPaths, Hook, KernelPolicy, KernelVerdict, Matcher, Policy, PolicyLoader,
+    PolicyType, TreeMatcher, Value,
 };
 
 use cases::{Case, case_of};
@@ -38,6 +41,66 @@ proptest! {
     fn the_kernel_decides_as_the_evaluator_does(case in case_of(TYPES, 1..6)) {
         check(&case, &mut BTreeSet::new());
     }
+}
+
+/// Tests of where a program is, and another.
+const PLACES: &[&str] = &[
+    r#"programName == "/tmp/x""#,
+    r#"programName == "/tmp/*""#,
+    r#"programName != "/tmp/a*""#,
+    r#"programName in ["/tmp/x", "/srv/*"]"#,
+    r#"programName not in ["/tmp/x", "/tmp/a/*"]"#,
+    r#"programName like "/(tmp|srv)/.*""#,
+    r#"programName =~ "/TMP/X""#,
+    "uid == 0",
+];
+
+const PROGRAMS: &[&str] = &["/tmp/x", "/tmp/ab", "/tmp/a/b", "/tmp", "/TMP/x", "/srv/x", "/srvx", "/usr/bin/x", "x"];
+
+fn placed_rules() -> impl Strategy<Value = Vec<String>> {
+    let verdict = || select(&["match", "ignore"][..]);
+    let test = select(PLACES).prop_map(str::to_owned);
+    let expression = test.prop_recursive(3, 6, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(left, right)| format!("({left}) and ({right})")),
+            (inner.clone(), inner.clone()).prop_map(|(left, right)| format!("({left}) or ({right})")),
+            inner.prop_map(|inner| format!("not ({inner})")),
+        ]
+    });
+    let rule = (verdict(), expression).prop_map(|(verdict, expression)| format!("{verdict} {expression}"));
+    (prop::collection::vec(rule, 1..4), prop_oneof![4 => Just("ignore"), 1 => Just("match")]).prop_map(
+        |(mut rules, default)| {
+            rules.push(format!("default {default}"));
+            rules
+        },
+    )
+}
+
+#[test]
+fn whatever_a_held_policy_responds_to_is_held() {
+    let host = Capabilities::default().without_hooks().hook(Hook::fanotify_exec());
+    let mut runner = TestRunner::deterministic();
+    let [mut inside, mut outside] = [0; 2];
+    for _ in 0..1000 {
+        let rules = placed_rules().new_tree(&mut runner).unwrap().current();
+        let document = json!({"P": {"policy": "program", "responseActions": ["block"], "rules": rules}}).to_string();
+        let loader = PolicyLoader::new().capabilities(host.clone()).document("p.yaml", document);
+        let policies = Arc::new(loader.load().unwrap_or_else(|error| panic!("{error}\n{rules:#?}")));
+        let matcher = TreeMatcher::new(policies.clone());
+        // What can never respond needs no hold.
+        let hold = policies.tiers().holds().first();
+        for (program, uid) in PROGRAMS.iter().flat_map(|program| [(program, 0), (program, 1)]) {
+            let mut event = Event::new(EventKind::Exec);
+            event.set_text(Field::ProgramName, program.as_bytes()).set_number(Field::Uid, uid);
+            let held = hold.is_some_and(|hold| hold.paths.includes(program.as_bytes()));
+            outside += usize::from(!held);
+            if decision(&matcher, policies.policy("P").unwrap(), &event).is_some() {
+                assert!(held, "{program} of {uid}: {rules:#?}\n{hold:#?}");
+                inside += usize::from(hold.is_some_and(|hold| hold.paths != HeldPaths::Any));
+            }
+        }
+    }
+    assert!(inside > 500 && outside > 500, "{inside} responses in places, {outside} events elsewhere");
 }
 
 /// The property means something only if the cases do.
