@@ -65,8 +65,12 @@ impl Capabilities {
     /// What a source and a responder offer together with the engine.
     #[must_use]
     pub fn of(source: &dyn EventSource, responder: &dyn Responder) -> Self {
-        Self::new(|kind| source.provides(kind), responder.supports())
-            .unavailable(|policy_type| source.unavailable(policy_type))
+        let all = Self::new(|kind| source.provides(kind), responder.supports())
+            .unavailable(|policy_type| source.unavailable(policy_type));
+        let all = source.hooks().into_iter().fold(all, Self::hook);
+        let missing =
+            Mechanism::ALL.iter().filter_map(|mechanism| Some((*mechanism, source.no_mechanism(*mechanism)?)));
+        missing.fold(all, |all, (mechanism, reason)| all.no_mechanism(mechanism, reason))
     }
 
     /// The same from their parts; `provides` gives the empty set for a kind that the source never gives.

@@ -28,7 +28,7 @@ impl Mechanism {
     pub const ALL: &'static [Self] =
         &[Self::Pidfd, Self::FanotifyPermission, Self::ExecSignal, Self::CgroupConnect, Self::Lsm];
 
-    /// The name in the machine form.
+    /// The name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::action::{ActionOutcome, ActionSet, PlannedAction, Refusal};
 use crate::alert::Alert;
 use crate::event::{Event, EventKind, ProcessKey};
+use crate::hook::{Hook, Mechanism};
 use crate::planner::ActionPlanner;
 use crate::policy::{Policy, PolicyType};
 use crate::process_table::ProcessTable;
@@ -45,6 +46,17 @@ pub trait EventSource: fmt::Debug + Send {
     /// Why the source cannot give what raises policies of a type: the hook that is missing, and the kernel option that
     /// would bring it. None if it can, or if there is no more to say than [`EventSource::provides`] does.
     fn unavailable(&self, _policy_type: PolicyType) -> Option<String> {
+        None
+    }
+
+    /// Where the source can have operations decided before they happen, as [`PolicySet::tiers`](crate::PolicySet::tiers) says of each policy. By
+    /// default nowhere.
+    fn hooks(&self) -> Vec<Hook> {
+        Vec::new()
+    }
+
+    /// Why a mechanism offers no hook: what the kernel lacks, and which option would bring it.
+    fn no_mechanism(&self, _mechanism: Mechanism) -> Option<String> {
         None
     }
 }

@@ -10,7 +10,7 @@ use crate::interest::Interest;
 use crate::list::{Entries, HostName, List};
 use crate::rule::Rule;
 use crate::schema::FieldSet;
-use crate::tiers::Tiers;
+use crate::tiers::{TierCase, Tiers};
 use crate::trigger::TypeOptions;
 
 macro_rules! names {
@@ -326,6 +326,22 @@ impl PolicySet {
     #[must_use]
     pub fn tiers(&self) -> &Tiers {
         &self.tiers
+    }
+
+    /// By what every active policy is enforced, and why not by anything stronger: what `sls check --explain-tiers` prints.
+    ///
+    /// ```
+    /// let text = "P: {policy: program, rules: ['match uid == 7', default ignore]}";
+    /// let policies = sls_core::PolicySet::from_yaml("p.yaml", text)?;
+    /// let [case] = &policies.explain_tiers()[..] else { panic!("one kind of events") };
+    /// assert_eq!(case.tier(), sls_core::Tier::Process);
+    /// let reason = case.passed_over[0].obstacles[0].to_string();
+    /// assert_eq!(reason, "there is nothing to enforce, for the policy only reports");
+    /// # Ok::<(), sls_core::Diagnostics>(())
+    /// ```
+    #[must_use]
+    pub fn explain_tiers(&self) -> Vec<TierCase> {
+        self.tiers.of_all(self)
     }
 
     /// The merged document, as YAML that loads to this set.

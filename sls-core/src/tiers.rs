@@ -15,7 +15,8 @@ use crate::hold::{self, HeldPaths, Hold};
 use crate::hook::{Hook, Mechanism};
 use crate::interest::{responds, values_of_choice};
 use crate::lowering::{KernelPolicy, Obstacle};
-use crate::policy::Policy;
+use crate::policy::{Policy, PolicySet};
+use crate::trigger::raises;
 
 /// By what the policies of a set are enforced on the host that they were loaded for.
 ///
@@ -103,7 +104,8 @@ impl Serialize for PassedOver {
 }
 
 impl Tiers {
-    /// Every policy that takes part and acts, with each kind of events, in document order.
+    /// Every policy that takes part and acts, with each kind of events, in document order. For those that only report, too,
+    /// there is [`PolicySet::explain_tiers`].
     #[must_use]
     pub fn cases(&self) -> &[TierCase] {
         &self.cases
@@ -128,6 +130,23 @@ impl Tiers {
             .iter()
             .filter(|hold| hold.policy.index == policy && hold.kind == kind)
             .any(|hold| hold.operations.is_empty() || hold.operations.iter().any(|held| held.as_bytes() == operation))
+    }
+
+    /// The same for all active policies: [`Tiers::cases`], and for those that only report one case of each kind of events.
+    pub(crate) fn of_all(&self, policies: &PolicySet) -> Vec<TierCase> {
+        let mut all = Vec::new();
+        let mut cases = self.cases.iter().peekable();
+        for policy in policies.active() {
+            let before = all.len();
+            while let Some(case) = cases.next_if(|case| case.policy.index == policy.index) {
+                all.push(case.clone());
+            }
+            if all.len() == before {
+                let kinds = EventKind::ALL.iter().filter(|kind| raises(policy.policy_type, **kind));
+                all.extend(kinds.map(|kind| only_reports(policy, *kind)));
+            }
+        }
+        all
     }
 
     /// Chooses for one policy more, in document order, for there is room for so many.
@@ -210,6 +229,15 @@ fn unmet(case: &TierCase, capabilities: &Capabilities) -> Option<Unmet> {
         reasons: if reasons.is_empty() { "nothing holds such an event".to_owned() } else { reasons },
         help: help.to_owned(),
     })
+}
+
+fn only_reports(policy: &Arc<Policy>, kind: EventKind) -> TierCase {
+    let passed = |mechanism: &Mechanism| PassedOver {
+        mechanism: *mechanism,
+        obstacles: vec![Obstacle::new("there is nothing to enforce, for the policy only reports")],
+    };
+    let passed_over = candidates(kind).iter().map(passed).collect();
+    TierCase { policy: policy.clone(), kind, operation: None, mechanism: Mechanism::Pidfd, passed_over }
 }
 
 /// Whether the policy does more than to report.
