@@ -146,7 +146,8 @@ fn cost(options: &Options, program: &Path, missed: &mut Vec<String>) -> anyhow::
         let [off, on, off_again, on_again] = measured[..] else { unreachable!("four were measured") };
         ratios.push((on + on_again) / (off + off_again) - 1.0);
         noise.push(off_again / off - 1.0);
-        eprintln!("cost: round {} of {}", round + 1, options.rounds);
+        let micros = [off, on, off_again, on_again].map(|time| 1e6 * time / options.spawns as f64);
+        eprintln!("cost: round {} of {}, µs of CPU a spawn, off and on: {micros:.1?}", round + 1, options.rounds);
     }
     let (ratio, noise) = (median(ratios), median(noise));
     println!(
