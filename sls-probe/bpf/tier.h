@@ -18,6 +18,10 @@
 #define VERDICTS 4
 #define TIER_SLOTS 11
 #define TIER_CGROUP_LEVELS 16
+#define TIER_ROOTS 4
+#define TIER_ROOT_BYTES 32
+/* Of the paths of programs that are protected. */
+#define ATOM_PROTECTED 0xffff
 
 /* What is decided about: bits. */
 enum tier_event {
@@ -161,6 +165,7 @@ struct tier_head {
 	u32 mount_namespace;
 	u32 cgroups; /* some are protected */
 	u32 always_events; /* of `always` */
+	u32 roots[TIER_ROOTS]; /* how the topmost directories begin below which a beginning is protected; 0: none */
 	u16 always[ALWAYS]; /* policies that are asked about everything */
 };
 
@@ -178,7 +183,7 @@ struct tier_guard {
 };
 
 _Static_assert(sizeof(struct tier_entry) == 64 && sizeof(struct tier_policy) == 16 + 24 * POLICY_TESTS &&
-		       sizeof(struct tier_head) == 104,
+		       sizeof(struct tier_head) == 120,
 	       "src/tier/layout.rs counts on it");
 
 /* What a record says of the tier, in its detail. */
@@ -268,6 +273,8 @@ struct tier_state {
 	u32 verdict;
 	/* What all policies want together. */
 	u32 wanted;
+	u32 in_path; /* the role whose path stands whole in `path`; ROLES: none */
+	u32 zero;
 	u32 len;
 	u32 at;
 	u32 count;
@@ -436,6 +443,7 @@ INLINE bool tier_look_up(struct tier_state *t, u32 slot, u32 role, struct scratc
 	if (!known)
 		return found;
 	tier_copy(t, s, from, to, 1);
+	t->in_path = whole ? role : ROLES;
 	if (whole)
 		found |= tier_take(t, role, WAY_PATH, bpf_map_lookup_elem(&tier_paths, &t->path));
 	if (!t->head.beginnings && !t->head.ends)
@@ -782,6 +790,33 @@ INLINE bool tier_protects_cgroup(struct tier_state *t)
 	return 1;
 }
 
+/* Whether the path that stands in `path` begins like one that is protected. Looks at its topmost directory. */
+__attribute__((noinline)) int tier_may_be_protected(u32 slot)
+{
+	struct tier_state *t = bpf_map_lookup_elem(&tier_states, &slot);
+	u32 root = 0, at;
+
+	if (!t || t->len < 2)
+		return 1;
+	at = t->len - 2;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < TIER_ROOT_BYTES; i++) {
+		if (!at || !t->path.path[(at - 1) & 0xff])
+			break;
+		at--;
+	}
+	/* Its name is longer than was looked. */
+	if (at && t->path.path[(at - 1) & 0xff])
+		return 1;
+	bpf_probe_read_kernel(&root, sizeof(root), t->path.path + (at & 0xff));
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < TIER_ROOTS; i++) {
+		if (t->head.roots[i] == root)
+			return 1;
+	}
+	return t->head.roots[0] == ~0u;
+}
+
 /* Whether something protects the process. Asked only once something matched; its program's path stands in the scratch. */
 INLINE bool tier_guarded(struct tier_state *t, u32 slot, struct scratch *s, u32 from, u32 to, bool known)
 {
@@ -795,9 +830,14 @@ INLINE bool tier_guarded(struct tier_state *t, u32 slot, struct scratch *s, u32 
 	if (t->head.mount_namespace && r->mount_namespace != t->head.mount_namespace)
 		return 0;
 	/* What may be a protected program is one. */
-	if (!known)
+	if (!known || tier_has(slot, ROLE_PROGRAM, ATOM_PROTECTED) != TIER_FALSE)
 		return 1;
-	tier_copy(t, s, from, to, 1);
+	if (t->in_path != ROLE_PROGRAM) {
+		tier_copy(t, s, from, to, 1);
+		t->in_path = ROLES;
+	}
+	if (!tier_may_be_protected(slot))
+		return 0;
 	if (!tier_beginning(t, slot, to - from <= TIER_PATH_BYTES))
 		return 1;
 	return bpf_map_lookup_elem(&tier_protected, &t->prefix) != NULL;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sls_core::{EventKind, FieldSet, Interest, Mechanism, PolicyType, Tiers};
+use sls_core::{EventKind, FieldSet, Hook, Interest, Mechanism, PolicyType, Tiers};
 
 use crate::container::IDENTITY_FIELDS;
 use crate::error::ProbeError;
@@ -10,7 +10,7 @@ use crate::group::{GROUPS, memory, security};
 use crate::hooks::HookFamily;
 use crate::kernel;
 use crate::loader::LoadedProbe;
-use crate::tier;
+use crate::tier::{self, KernelTier};
 
 /// Size of the ring buffer between the kernel and the sensor, unless told otherwise: about 20,000 executions.
 pub const DEFAULT_RING_BYTES: u32 = 8 * 1024 * 1024;
@@ -229,6 +229,18 @@ impl ProbeBuilder {
             PolicyType::PrivilegeEscalation => self.unless_given(EventKind::Credentials),
             _ => None,
         }
+    }
+
+    /// Where policies can be decided in the kernel: nowhere without a [kernel tier](ProbeBuilder::kernel_tier).
+    #[must_use]
+    pub fn tier_hooks(&self) -> Vec<Hook> {
+        if self.kernel_tier { KernelTier::hooks() } else { Vec::new() }
+    }
+
+    /// What is missing for a mechanism of the kernel tier, if something is.
+    #[must_use]
+    pub fn no_mechanism(&self, mechanism: Mechanism) -> Option<String> {
+        if self.kernel_tier { KernelTier::missing(mechanism) } else { None }
     }
 
     /// Of kinds that tracepoints of system calls give where nothing better does.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
 use sls_core::{
-    BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicySet, PolicyType, ProcessKey, SourceStatus,
+    BoxError, Event, EventKind, EventSource, FieldSet, Hook, Interest, Mechanism, PolicySet, PolicyType, ProcessKey,
+    SourceStatus,
 };
 
 use crate::accounts::Accounts;
@@ -460,6 +461,14 @@ impl EventSource for Probe {
 
     fn unavailable(&self, policy_type: PolicyType) -> Option<String> {
         self.settings.unavailable(policy_type)
+    }
+
+    fn hooks(&self) -> Vec<Hook> {
+        self.settings.tier_hooks()
+    }
+
+    fn no_mechanism(&self, mechanism: Mechanism) -> Option<String> {
+        self.settings.no_mechanism(mechanism)
     }
 }
 

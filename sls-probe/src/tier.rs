@@ -137,11 +137,13 @@ impl KernelTier {
         hooks
     }
 
-    /// The mechanisms of the tier that the running kernel does not have, each with what is missing
-    /// ([`Capabilities::no_mechanism`](sls_core::Capabilities::no_mechanism)).
+    /// What is missing in the running kernel for a mechanism of the tier, if something is.
     #[must_use]
-    pub fn missing() -> Vec<(Mechanism, String)> {
-        support::bpf_lsm().err().map(|reason| (Mechanism::Lsm, reason)).into_iter().collect()
+    pub fn missing(mechanism: Mechanism) -> Option<String> {
+        match mechanism {
+            Mechanism::Lsm => support::bpf_lsm().err(),
+            _ => None,
+        }
     }
 
     /// Whether the tier has room for the policies of a set.

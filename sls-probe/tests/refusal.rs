@@ -18,8 +18,7 @@ use sls_probe::{KernelTier, Probe};
 use common::{Watch, not_offered, open_dir, spare_module, text};
 
 fn offers_lsm() -> bool {
-    let missing = KernelTier::missing();
-    if missing.iter().any(|(mechanism, _)| *mechanism == Mechanism::Lsm) {
+    if KernelTier::missing(Mechanism::Lsm).is_some() {
         not_offered("lsm", "CONFIG_BPF_LSM, lsm=…,bpf");
         return false;
     }

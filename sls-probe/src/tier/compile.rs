@@ -227,12 +227,22 @@ impl Image {
                     self.head.cgroups = true;
                     self.guards.insert(GuardKey::Cgroup(*id), (0, 0));
                 }
-                Protected::Program(pattern) => {
-                    self.protected.insert(literal_start(pattern));
-                }
+                Protected::Program(pattern) => self.protect(literal_start(pattern)),
                 // Kernel threads execute nothing, and each process here has an identity. Files and actions are nothing that
                 // is signalled.
                 _ => {}
+            }
+        }
+    }
+
+    fn protect(&mut self, start: Box<[u8]>) {
+        match start.split_last() {
+            Some((0, path)) if path.starts_with(b"/") => {
+                self.paths.entry(path.into()).or_default().atoms.insert(layout::ATOM_PROTECTED);
+            }
+            _ => {
+                self.head.roots.insert(root_of(&start));
+                self.protected.insert(start);
             }
         }
     }
@@ -269,7 +279,7 @@ type PathSetKey = [BTreeSet<Box<[u8]>>; 3];
 impl Atoms {
     /// The atom of a set, and whether it is new. None if there are no more.
     fn of(&mut self, paths: &PathSet, follows: bool) -> Option<(u16, bool)> {
-        let next = u16::try_from(self.0.len() + 1).ok()?;
+        let next = u16::try_from(self.0.len() + 1).ok().filter(|atom| *atom < layout::ATOM_PROTECTED)?;
         let key = ([paths.whole.clone(), paths.beginnings.clone(), paths.ends.clone()], follows);
         let atom = *self.0.entry(key).or_insert(next);
         Some((atom, atom == next))
@@ -393,6 +403,20 @@ fn literal_start(pattern: &str) -> Box<[u8]> {
     cut(start)
 }
 
+/// How the topmost directory of what begins so begins, with its NUL if it is short: four bytes as the kernel compares them.
+fn root_of(beginning: &[u8]) -> u32 {
+    let mut names = beginning.split(|byte| *byte == b'/');
+    match (names.next(), names.next(), names.next()) {
+        (Some(b""), Some(root), Some(_)) if !root.is_empty() => {
+            let mut bytes = [0; 4];
+            bytes.iter_mut().zip(root).for_each(|(byte, of_root)| *byte = *of_root);
+            u32::from_ne_bytes(bytes)
+        }
+        // The directory may go on, or be any.
+        _ => layout::ALL_ROOTS,
+    }
+}
+
 /// As much as a key has room for.
 fn cut(mut start: Vec<u8>) -> Box<[u8]> {
     start.truncate(layout::PATH_BYTES);
@@ -426,6 +450,16 @@ mod tests {
         assert_eq!(&*literal_start(r"/opt/a\*b"), b"/opt/a*b\0");
         assert_eq!(&*literal_start("*/x"), b"");
         assert_eq!(literal_start(&"/x".repeat(200)).len(), layout::PATH_BYTES);
+    }
+
+    #[test]
+    fn topmost_directory_tells_what_may_be_protected() {
+        assert_eq!(root_of(b"/var/lib/x"), u32::from_ne_bytes(*b"var\0"));
+        assert_eq!(root_of(b"/snap/docker/"), u32::from_ne_bytes(*b"snap"));
+        assert_eq!(root_of(b"/a/"), u32::from_ne_bytes(*b"a\0\0\0"));
+        for any in [&b"/va"[..], b"", b"x/y", b"//x"] {
+            assert_eq!(root_of(any), layout::ALL_ROOTS);
+        }
     }
 
     #[test]

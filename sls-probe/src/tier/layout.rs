@@ -63,6 +63,15 @@ pub(crate) mod flag {
     pub(crate) const OR: u8 = 1 << 3;
 }
 
+/// Of the paths of programs that are protected.
+pub(crate) const ATOM_PROTECTED: u16 = u16::MAX;
+
+/// Beginnings of topmost directories that a head has room for.
+pub(crate) const ROOTS: usize = 4;
+
+/// In place of the first: they do not fit, so everything has to be looked up.
+pub(crate) const ALL_ROOTS: u32 = u32::MAX;
+
 /// What came of a match, as `enum tier_result`.
 pub(crate) const RESULT_DONE: u8 = 1;
 
@@ -139,6 +148,8 @@ pub(crate) struct Head {
     pub(crate) cgroups: bool,
     /// Those that the policies of `always` are about.
     pub(crate) always_events: u32,
+    /// How the topmost directories begin below which a beginning is protected.
+    pub(crate) roots: BTreeSet<u32>,
     pub(crate) always: Vec<u16>,
 }
 
@@ -157,6 +168,9 @@ impl Head {
             self.always_events,
         ];
         let mut bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let fits = self.roots.len() <= ROOTS && !self.roots.contains(&ALL_ROOTS);
+        let roots: Vec<u32> = if fits { self.roots.iter().copied().collect() } else { vec![ALL_ROOTS] };
+        bytes.extend(roots.into_iter().chain(std::iter::repeat(0)).take(ROOTS).flat_map(u32::to_ne_bytes));
         let always = self.always.iter().copied().chain(std::iter::repeat(0)).take(ALWAYS);
         bytes.extend(always.flat_map(u16::to_ne_bytes));
         bytes
@@ -279,7 +293,7 @@ mod tests {
         assert_eq!(file_key(7, (0x801, 9)).unwrap().len(), 16);
         assert_eq!(number_key(1, 2).len(), 8);
         assert_eq!(GuardKey::Cgroup(1).to_bytes(2).len(), 16);
-        assert_eq!(Head::default().to_bytes().len(), 104);
+        assert_eq!(Head::default().to_bytes().len(), 120);
         assert_eq!(policy(&[], 0, 0, 0).len(), 16 + 24 * POLICY_TESTS);
         assert_eq!(Entry::default().to_bytes().len(), 64);
     }

@@ -3,8 +3,12 @@
 
 // It prints what it measured.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
+#![deny(unsafe_code)]
 
 mod bpftrace;
+#[allow(unsafe_code)]
+#[path = "../spawn-overhead/undisturbed.rs"]
+mod undisturbed;
 mod victim;
 
 use std::ffi::CString;
@@ -18,16 +22,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 use sls_core::{Capabilities, EventSource, Guards, Interest, PolicyLoader, PolicySet};
 use sls_probe::{KernelTier, Probe};
 
 use bpftrace::{Killer, Observer};
+use undisturbed::Undisturbed;
 use victim::Marks;
 
 const USAGE: &str = "usage: kernel-tier [--rounds N] [--victims N] [--spawns N] [--check]";
@@ -54,9 +57,6 @@ fn main() -> anyhow::Result<ExitCode> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().canonicalize()?;
     let victim = victim::write(&path, bpftrace::VICTIM)?;
-    let mut cpu = CpuSet::new();
-    cpu.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &cpu)?;
 
     // A probe with a kernel tier has a thread, and where there are two, each spawn is dearer, whatever they do.
     std::thread::spawn(|| {
@@ -86,14 +86,14 @@ fn latency(options: &Options, directory: &Path, victim: &Path, missed: &mut Vec<
             let observer = Observer::start()?;
             let times = if by_us {
                 let mut probe = enforcing(victim)?;
-                spawner.killed(options.victims)?;
+                killed(&spawner, options.victims)?;
                 let times = observer.finish()?;
                 // What waits in the ring is nobody's.
                 probe.poll(Duration::ZERO, &mut |_| {}).map_err(anyhow::Error::from_boxed)?;
                 times
             } else {
                 let killer = Killer::start()?;
-                spawner.killed(options.victims)?;
+                killed(&spawner, options.victims)?;
                 let times = observer.finish()?;
                 killer.finish()?;
                 times
@@ -121,6 +121,11 @@ fn latency(options: &Options, directory: &Path, victim: &Path, missed: &mut Vec<
     Ok(())
 }
 
+fn killed(spawner: &Spawner, count: usize) -> anyhow::Result<()> {
+    let _undisturbed = Undisturbed::new()?;
+    spawner.killed(count)
+}
+
 /// Of a spawn that no policy matches.
 fn cost(options: &Options, program: &Path, missed: &mut Vec<String>) -> anyhow::Result<()> {
     let null = fs::File::options().write(true).open("/dev/null")?;
@@ -131,6 +136,7 @@ fn cost(options: &Options, program: &Path, missed: &mut Vec<String>) -> anyhow::
         let mut measured = Vec::new();
         for on in [false, true, false, true] {
             let mut probe = if on { enforcing(Path::new("/no/such/program"))? } else { watching()? };
+            let _undisturbed = Undisturbed::new()?;
             spawner.run(options.spawns / 10)?;
             let before = cpu_time()?;
             spawner.run(options.spawns)?;
@@ -140,7 +146,8 @@ fn cost(options: &Options, program: &Path, missed: &mut Vec<String>) -> anyhow::
         let [off, on, off_again, on_again] = measured[..] else { unreachable!("four were measured") };
         ratios.push((on + on_again) / (off + off_again) - 1.0);
         noise.push(off_again / off - 1.0);
-        eprintln!("cost: round {} of {}", round + 1, options.rounds);
+        let micros = [off, on, off_again, on_again].map(|time| 1e6 * time / options.spawns as f64);
+        eprintln!("cost: round {} of {}, µs of CPU a spawn, off and on: {micros:.1?}", round + 1, options.rounds);
     }
     let (ratio, noise) = (median(ratios), median(noise));
     println!(
