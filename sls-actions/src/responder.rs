@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
-use sls_core::{Action, ActionContext, ActionResult, ActionSet, Execution, PlannedAction, Refusal, Responder, Target};
+use sls_core::{
+    Action, ActionContext, ActionResult, ActionSet, Execution, PlannedAction, Refusal, Responder, Target, Tier,
+};
 use thiserror::Error;
 
 use crate::confirm::{DEFAULT_CONFIRM_TIMEOUT, Effect, SentSignal, SignalConfirmation, outcome_now};
@@ -192,6 +194,24 @@ impl ProcessResponder {
         Ok(SentSignal::new(process, key.pid, effect, self.confirm_timeout))
     }
 
+    /// The effect of what the kernel did to the target, still to be seen; none if the target is gone, which is seen.
+    fn effect_on(&self, target: &Target, effect: Effect) -> Result<Option<SentSignal>, ActionResult> {
+        if !self.in_host_pid_namespace {
+            return Err(ActionResult::not_successful(NOT_IN_HOST_PID_NAMESPACE));
+        }
+        let Target::Process { key, pidfd_inode } = *target else {
+            return Err(ActionResult::not_successful(NOT_SUPPORTED));
+        };
+        let opened = ProcessFd::open(key.pid)
+            .and_then(|process| Ok((self.is_same(&process, key.pid, key.start, pidfd_inode)?, process)));
+        match opened {
+            Ok((true, process)) => Ok(Some(SentSignal::new(process, key.pid, effect, self.confirm_timeout))),
+            // The pid is another's: its process is no more.
+            Ok((false, _)) | Err(Errno::SRCH) => Ok(None),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
     /// Whether `process`, which had `pid` when it was opened, is the one that is meant. Compared by start time, the
     /// answer holds if the process has not ended after it was given.
     fn is_same(&self, process: &ProcessFd, pid: u32, start: u64, inode: Option<u64>) -> Result<bool, Errno> {
@@ -219,6 +239,23 @@ impl Responder for ProcessResponder {
         }
         match self.start(planned) {
             Ok(sent) => Execution::Pending(Box::new(SignalConfirmation { planned: planned.clone(), sent })),
+            Err(result) => Execution::Done(outcome_now(planned, result)),
+        }
+    }
+
+    fn confirm(&mut self, planned: &PlannedAction, context: &ActionContext<'_>) -> Execution {
+        let effect = match planned.action {
+            Action::Kill => Effect::Ended,
+            Action::Stop => Effect::Stopped,
+            _ => return self.execute(planned, context),
+        };
+        match self.effect_on(&planned.target, effect) {
+            Ok(Some(sent)) => Execution::Pending(Box::new(SignalConfirmation { planned: planned.clone(), sent })),
+            Ok(None) => {
+                let mut outcome = outcome_now(planned, ActionResult::Successful);
+                outcome.tier = Some(Tier::Process);
+                Execution::Done(outcome)
+            }
             Err(result) => Execution::Done(outcome_now(planned, result)),
         }
     }
@@ -300,6 +337,21 @@ mod tests {
             let (name, details) = result(&plan(Action::Kill, Permission::Granted, pid));
             assert_eq!((name, &*details), ("refused", "pid-1: the first process is never signalled"));
         }
+    }
+
+    #[test]
+    fn what_the_kernel_did_is_observed_and_not_done_again() {
+        let mut responder = ProcessResponder::builder().confirm_timeout(Duration::from_millis(20)).build().unwrap();
+        let event = Event::new(EventKind::Exec);
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let planned = plan(Action::Kill, Permission::Granted, child.id());
+        let mut confirm = || responder.confirm(&planned, &ActionContext::new(&event)).finish();
+        assert_eq!(confirm().result.details(), "the process did not end within 20ms");
+        child.kill().unwrap();
+        let ended = confirm();
+        assert_eq!((ended.result, ended.tier), (ActionResult::Successful, Some(Tier::Process)));
+        child.wait().unwrap();
+        assert_eq!(confirm().result, ActionResult::Successful, "it is gone");
     }
 
     #[test]

@@ -28,18 +28,19 @@ pub(crate) const NEEDED: &[(&str, CapabilitySet, &str)] = &[
     ("CAP_CHOWN", CapabilitySet::CHOWN, "to make files in the quarantine store the sensor's own"),
 ];
 
-/// What is kept besides where tracefs or the cgroup v2 hierarchy is not mounted: the probe mounts them for itself.
-const MOUNTING: CapabilitySet = CapabilitySet::SYS_ADMIN;
+/// What is kept besides where tracefs or the cgroup v2 hierarchy is not mounted: the probe mounts them for itself. And where
+/// operations wait for policies: to tell the kernel which.
+const MOUNTING_AND_HOLDING: CapabilitySet = CapabilitySet::SYS_ADMIN;
 
 /// Gives up every capability but those that are needed, for good and for all threads that are started from now on. Those
-/// that the sensor was not given stay missing.
+/// that the sensor was not given stay missing. `holds` says whether operations wait for policies.
 ///
 /// # Errors
 /// When the kernel refuses. What was given up before that stays so.
-pub(crate) fn drop_unneeded() -> std::io::Result<()> {
+pub(crate) fn drop_unneeded(holds: bool) -> std::io::Result<()> {
     let mut kept = NEEDED.iter().fold(CapabilitySet::empty(), |kept, (_, capability, _)| kept | *capability);
-    if !everything_is_mounted() {
-        kept |= MOUNTING;
+    if holds || !everything_is_mounted() {
+        kept |= MOUNTING_AND_HOLDING;
     }
     let held = capabilities(None)?;
     // What is not in the bounding set does not come back when a program is executed, as the self-test does.

@@ -199,7 +199,9 @@ fn kill_race() {
     const VICTIMS: usize = 200;
     let directory = directory();
     let program = copy_of("/usr/bin/true", directory.path().join("short"));
-    let text = policy("Race", &format!("programName == \"{}\"", program.display()), "[kill, alert]");
+    // The kernel, which would not lose the race, compares no names of processes.
+    let condition = format!("programName == \"{}\" and processName == \"short\"", program.display());
+    let text = policy("Race", &condition, "[kill, alert]");
     let mut command = sls_run(&write(directory.path().join("policy.yaml"), &text));
     without_breaker(&directory, &mut command);
     let sensor = Sensor::start(command);
@@ -232,6 +234,34 @@ fn kill_race() {
     let ended = sensor.stop();
     ended.assert_clean();
     assert_eq!(ended.alerts.len(), racing.len() + late.len(), "not one alert for each");
+}
+
+/// What the kernel decides does not wait for the sensor, which sees to it when it comes to it.
+#[test]
+fn the_kernel_kills_while_the_sensor_sleeps() {
+    const VICTIMS: usize = 50;
+    let directory = directory();
+    let program = copy_of("/usr/bin/true", directory.path().join("short"));
+    let text = policy("Kernel", &format!("programName == \"{}\"", program.display()), "[kill, alert]");
+    let mut command = sls_run(&write(directory.path().join("policy.yaml"), &text));
+    without_breaker(&directory, &mut command);
+    let sensor = Sensor::start(command);
+    sensor.suspend();
+    let victims: Vec<_> = (0..VICTIMS)
+        .map(|_| {
+            let victim = Victim::as_nobody(&mut Command::new(&program));
+            (victim.pid(), victim.reap())
+        })
+        .collect();
+    sensor.resume();
+    for (pid, status) in &victims {
+        assert_eq!(status.signal(), Some(9));
+        assert_eq!(outcome(&sensor, *pid), ["kill", "successful", ""]);
+        assert!(sensor.alert(*pid).text.contains("\"action_tier\":\"kernel\""));
+    }
+    let ended = sensor.stop();
+    ended.assert_clean();
+    assert_eq!(ended.alerts.len(), victims.len(), "not one alert for each");
 }
 
 /// Two sensors see the same victim, one of them in dry run.

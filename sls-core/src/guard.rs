@@ -175,6 +175,12 @@ impl Guards {
         self
     }
 
+    /// The inode of the host's mount namespace, if the guards were told.
+    #[must_use]
+    pub fn known_mount_namespace(&self) -> Option<u32> {
+        self.host_mount_namespace
+    }
+
     /// Protects programs by their resolved path, in which `*` is a wildcard.
     #[must_use]
     pub fn protect_program(self, pattern: impl Into<String>) -> Self {

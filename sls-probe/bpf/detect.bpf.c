@@ -16,3 +16,9 @@ int detect_kprobe(void *ctx __attribute__((unused)))
 {
 	return 0;
 }
+
+SEC("lsm/file_open")
+int detect_lsm(u64 *ctx __attribute__((unused)))
+{
+	return 0;
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* exec, fork and exit as they happen, and the processes that were there before. */
 #include "common.h"
+#include "tier.h"
 
 /* What the file behind descriptor 0 is; src/record/process.rs has the same numbers. */
 enum standard_input {
@@ -17,7 +18,15 @@ struct exec_detail {
 	u32 zero;
 };
 
+/* The same with what the kernel tier decided. */
+struct decided_detail {
+	struct exec_detail exec;
+	struct tier_detail tier;
+};
+
 SCRATCHES(exec_scratch, 1);
+
+#define TIER_SLOT_EXEC 0
 
 /* Its own, because the iterator can be preempted by an exec. There is one reader, so no need for one per CPU. */
 struct {
@@ -28,6 +37,7 @@ struct {
 } task_scratch SEC(".maps");
 
 WALK(walk_exec, exec_scratch)
+TIER(tier_exec, exec_scratch)
 WALK(walk_task, task_scratch)
 
 /* A terminal's file leads to a structure that leads back to it; majors do not tell terminals from other devices. */
@@ -142,6 +152,7 @@ INLINE u16 add_argv(struct scratch *s, struct mm_struct *mm)
 	}
 	size = len;
 	opaque(size);
+	opaque(pos);
 	if (pos > TAIL_BYTES - ARGV_BYTES || size > ARGV_BYTES)
 		return FLAG_TEXT_UNKNOWN;
 	/* The kernel has just written these pages; only swap can have taken them away. */
@@ -167,21 +178,11 @@ INLINE void add_tty(struct scratch *s, struct task_struct *task)
 	s->pos = pos + len - 1;
 }
 
-SEC("tp_btf/sched_process_exec")
-int on_exec(u64 *ctx)
+/* The rest of what is told of an exec, behind the path of its file. */
+INLINE void tell_exec(struct scratch *s, struct task_struct *task, struct linux_binprm *bprm, u16 flags)
 {
-	struct task_struct *task = (void *)ctx[0];
-	struct linux_binprm *bprm = (void *)ctx[2];
 	const char *filename = bprm->filename;
-	u32 zero = 0;
-	u16 flags;
-	struct scratch *s = bpf_map_lookup_elem(&exec_scratch, &zero);
 
-	if (!s)
-		return 0;
-	fill(&s->record, task, RECORD_EXEC);
-	add_detail(s, task);
-	flags = add_file(s, bprm->file, walk_exec);
 	flags |= add_cwd(s, task, walk_exec);
 	flags |= add_invoked(s, filename);
 	flags |= add_argv(s, task->mm);
@@ -189,6 +190,98 @@ int on_exec(u64 *ctx)
 	if (bprm->interp != filename)
 		flags |= FLAG_SCRIPT;
 	emit(s, flags);
+}
+
+SEC("tp_btf/sched_process_exec")
+int on_exec(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	struct linux_binprm *bprm = (void *)ctx[2];
+	u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&exec_scratch, &zero);
+
+	if (!s)
+		return 0;
+	fill(&s->record, task, RECORD_EXEC);
+	add_detail(s, task);
+	tell_exec(s, task, bprm, add_file(s, bprm->file, walk_exec));
+	return 0;
+}
+
+/* The program of the parent. It stands behind the rest in the scratch, and what comes next overwrites it. */
+INLINE void look_up_parent(struct tier_state *t, struct scratch *s, struct task_struct *task)
+{
+	struct task_struct *parent = task->real_parent;
+	void *mm = read(struct task_struct, parent, mm);
+	void *file = read(struct mm_struct, mm, exe_file);
+	u32 from = s->pos;
+	u16 cut = FLAG_PATH_CUT;
+
+	t->file_inode = 0;
+	if (file) {
+		void *inode = read(struct file, file, f_inode);
+
+		t->file_inode = read(struct inode, inode, i_ino);
+		t->file_device = read(struct super_block, read(struct inode, inode, i_sb), s_dev);
+		cut = add_raw_path(s, read(struct file, file, f_path.dentry), read(struct file, file, f_path.mnt),
+				   FLAG_PATH_CUT, walk_exec, 0);
+	}
+	tier_exec_look_up(TIER_SLOT_EXEC, ROLE_PARENT, from, s->pos, !cut);
+	s->pos = from;
+}
+
+/* Decides about the program whose path stands in the scratch from `from` on, and signals. */
+INLINE void decide_exec(struct tier_state *t, struct scratch *s, struct task_struct *task, u32 from, u16 flags)
+{
+	u32 to = s->pos, known = !(flags & FLAG_PATH_CUT), signal;
+
+	if (!tier_begin(t, TIER_EXEC))
+		return;
+	t->file_inode = s->record.inode;
+	t->file_device = s->record.device;
+	if (!tier_exec_look_up(TIER_SLOT_EXEC, ROLE_PROGRAM, from, to, known) && !(t->head.always_events & TIER_EXEC))
+		return;
+	tier_process(t, &s->record);
+	t->inode = s->record.inode;
+	t->device = tier_device(s->record.device);
+	t->memfd = flags & FLAG_MEMFD;
+	t->deleted = flags & FLAG_DELETED;
+	if (t->head.parents & TIER_EXEC)
+		look_up_parent(t, s, task);
+	tier_ask_role(TIER_SLOT_EXEC, ROLE_PROGRAM);
+	tier_ask_always(TIER_SLOT_EXEC);
+	signal = t->wanted & ACTION_SIGNAL;
+	if (!signal)
+		return;
+	if (tier_exec_guarded(TIER_SLOT_EXEC, from, to, known))
+		tier_conclude(t, RESULT_GUARDED);
+	else if (bpf_send_signal(signal))
+		tier_conclude(t, RESULT_FAILED);
+}
+
+/* The same as on_exec() for a sensor with a kernel tier: the signal is sent before anything else is looked at. */
+SEC("tp_btf/sched_process_exec")
+int on_exec_decided(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	struct linux_binprm *bprm = (void *)ctx[2];
+	u32 zero = 0, slot = TIER_SLOT_EXEC;
+	struct scratch *s = bpf_map_lookup_elem(&exec_scratch, &zero);
+	struct tier_state *t = bpf_map_lookup_elem(&tier_states, &slot);
+	struct decided_detail *detail;
+	u16 flags;
+
+	if (!s || !t)
+		return 0;
+	fill(&s->record, task, RECORD_EXEC);
+	add_detail(s, task);
+	s->record.detail_len = sizeof(*detail);
+	s->pos = sizeof(*detail);
+	flags = add_file(s, bprm->file, walk_exec);
+	decide_exec(t, s, task, sizeof(*detail), flags);
+	detail = (void *)s->tail;
+	detail->tier = t->detail;
+	tell_exec(s, task, bprm, flags);
 	return 0;
 }
 

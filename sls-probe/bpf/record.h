@@ -25,7 +25,9 @@ enum record_kind {
 	RECORD_PROBE = 14,
 	/* A cgroup was made or removed: for the reader alone. */
 	RECORD_CGROUP = 15,
-	RECORD_KINDS = 16,
+	/* An operation that was refused. */
+	RECORD_REFUSED = 16,
+	RECORD_KINDS = 17,
 };
 
 enum record_flag {

@@ -213,13 +213,15 @@ struct cgroup_root {
 	int hierarchy_id;
 };
 
-struct cgroup {
-	struct kernfs_node *kn;
-	struct cgroup_root *root;
-};
-
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 
 struct css_set {
@@ -282,11 +284,13 @@ struct bpf_prog {
 
 enum kernel_read_file_id {
 	READING_MODULE = 2,
+	READING_KEXEC_IMAGE = 3,
 	READING_MODULE_COMPRESSED = 7,
 };
 
 enum kernel_load_data_id {
 	LOADING_MODULE = 2,
+	LOADING_KEXEC_IMAGE = 3,
 };
 
 struct seq_file;
@@ -329,6 +333,7 @@ struct bpf_iter__task {
 #define SIGABRT 6
 #define SIGBUS 7
 #define SIGFPE 8
+#define SIGKILL 9
 #define SIGSEGV 11
 /* include/uapi/linux/stat.h */
 #define S_IFMT 0170000

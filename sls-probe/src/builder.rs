@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sls_core::{EventKind, FieldSet, Interest, PolicyType};
+use sls_core::{EventKind, FieldSet, Hook, Interest, Mechanism, PolicyType, Tiers};
 
 use crate::container::IDENTITY_FIELDS;
 use crate::error::ProbeError;
@@ -10,6 +10,7 @@ use crate::group::{GROUPS, memory, security};
 use crate::hooks::HookFamily;
 use crate::kernel;
 use crate::loader::LoadedProbe;
+use crate::tier::{self, KernelTier};
 
 /// Size of the ring buffer between the kernel and the sensor, unless told otherwise: about 20,000 executions.
 pub const DEFAULT_RING_BYTES: u32 = 8 * 1024 * 1024;
@@ -39,6 +40,8 @@ pub struct ProbeBuilder {
     process_kinds: Vec<EventKind>,
     pub(crate) interest: Interest,
     pub(crate) unsafe_probes: bool,
+    pub(crate) kernel_tier: bool,
+    pub(crate) refusals: Vec<(Mechanism, EventKind)>,
     pub(crate) account_names: bool,
     pub(crate) containers: bool,
     pub(crate) host_root: PathBuf,
@@ -54,6 +57,8 @@ impl Default for ProbeBuilder {
             process_kinds: PROCESS_KINDS.to_vec(),
             interest: Interest::default(),
             unsafe_probes: false,
+            kernel_tier: false,
+            refusals: Vec::new(),
             account_names: true,
             containers: true,
             host_root: PathBuf::from("/"),
@@ -68,6 +73,20 @@ impl ProbeBuilder {
     /// [`DEFAULT_RING_BYTES`]. Events that find it full are lost, and counted.
     pub fn ring_bytes(mut self, bytes: u32) -> Self {
         self.ring_bytes = bytes;
+        self
+    }
+
+    /// Whether policies can be decided in the kernel: then the probe has a [`KernelTier`](crate::KernelTier), which has no
+    /// policies at first. Default no. Executions are watched in any case then.
+    pub fn kernel_tier(mut self, on: bool) -> Self {
+        self.kernel_tier = on;
+        self
+    }
+
+    /// Has the kernel ask about the operations that policies of a set refuse, as far as the kernel tier decides them. Default:
+    /// none.
+    pub fn refusals(mut self, tiers: &Tiers) -> Self {
+        self.refusals = tier::wanted(tiers);
         self
     }
 
@@ -212,6 +231,18 @@ impl ProbeBuilder {
         }
     }
 
+    /// Where policies can be decided in the kernel: nowhere without a [kernel tier](ProbeBuilder::kernel_tier).
+    #[must_use]
+    pub fn tier_hooks(&self) -> Vec<Hook> {
+        if self.kernel_tier { KernelTier::hooks() } else { Vec::new() }
+    }
+
+    /// What is missing for a mechanism of the kernel tier, if something is.
+    #[must_use]
+    pub fn no_mechanism(&self, mechanism: Mechanism) -> Option<String> {
+        if self.kernel_tier { KernelTier::missing(mechanism) } else { None }
+    }
+
     /// Of kinds that tracepoints of system calls give where nothing better does.
     fn unless_given(&self, kind: EventKind) -> Option<String> {
         self.provides(kind).is_empty().then(|| kernel::NO_SYSCALL_TRACEPOINTS.to_owned())
@@ -224,6 +255,9 @@ impl ProbeBuilder {
 
     /// Whether events of `kind` are to be given.
     pub(crate) fn watches(&self, kind: EventKind) -> bool {
+        if kind == EventKind::Exec && self.kernel_tier {
+            return true;
+        }
         if PROCESS_KINDS.contains(&kind) { self.process_kinds.contains(&kind) } else { self.interest.wants_kind(kind) }
     }
 }

@@ -35,6 +35,11 @@ impl Enrichment {
     /// Completes an event that was decoded.
     pub(crate) fn fill(&mut self, event: &mut Event, legacy_cgroup: Option<u64>) {
         event.time = self.clock.to_epoch(event.time);
+        self.name(event, legacy_cgroup);
+    }
+
+    /// Sets the names of accounts and the container.
+    pub(crate) fn name(&mut self, event: &mut Event, legacy_cgroup: Option<u64>) {
         if let Some(accounts) = &self.accounts {
             accounts.fill(event);
         }

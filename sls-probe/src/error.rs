@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::builder::{MAX_RING_BYTES, MIN_RING_BYTES};
+use crate::tier::TierError;
 
 /// Why the probe does not work.
 #[derive(Debug, Error)]
@@ -99,6 +100,9 @@ pub enum ProbeError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel tier could not be made ready.
+    #[error(transparent)]
+    Tier(Box<TierError>),
     /// The processes that were running at the start could not be listed.
     #[error("cannot list the running processes: {source}")]
     Snapshot {

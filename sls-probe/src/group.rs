@@ -8,6 +8,7 @@ mod module;
 mod network;
 mod process;
 mod ptrace;
+pub(crate) mod refuse;
 pub(crate) mod security;
 
 use libbpf_rs::{Object, OpenObject};
@@ -29,6 +30,7 @@ pub(crate) const GROUPS: &[Group] = &[
     memory::GROUP,
     credentials::GROUP,
     container::GROUP,
+    refuse::GROUP,
 ];
 
 /// What is to be watched, and how.

@@ -90,7 +90,7 @@ impl fmt::Display for HookFamily {
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../bpf/detect.bpf.o"));
 
 /// Whether a program of `detect.bpf.c` loads and attaches. It is gone again afterwards.
-fn attaches(name: &str) -> bool {
+pub(crate) fn attaches(name: &str) -> bool {
     let tried = loaded(|| {
         let mut open = ObjectBuilder::default().open_memory(&OBJECT.0)?;
         for mut program in open.progs_mut() {

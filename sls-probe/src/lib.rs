@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 mod accounts;
+mod bell;
 mod budget;
 mod builder;
 mod cgroup;
@@ -10,6 +11,7 @@ mod clock;
 mod container;
 mod enrichment;
 mod error;
+mod fanotify;
 mod group;
 mod hooks;
 mod host;
@@ -22,6 +24,7 @@ mod record;
 mod resolve;
 mod snapshot;
 mod support;
+mod tier;
 mod tracefs;
 
 pub use accounts::{Accounts, MAX_ACCOUNT_FILE_BYTES, MAX_ACCOUNTS};
@@ -36,6 +39,11 @@ pub use container::{
     MAX_CONTAINER_ID_BYTES, MAX_CONTAINER_TEXT_BYTES, MAX_STATE_DIR_ENTRIES, MAX_STATE_FILE_BYTES, find_containers,
 };
 pub use error::{MAX_LOG_BYTES, ProbeError};
+pub use fanotify::{
+    Answered, DEFAULT_DECISION_DEADLINE, DEFAULT_HELD_LIMIT, Decider, FailMode, Fanotify, FanotifyBuilder,
+    FanotifyError, FanotifyStats, FanotifyWatch, HeldOperation, HeldQueue, MAX_DECISION_DEADLINE, MAX_MARKS,
+    MAX_MOUNT_NAMESPACES, PolicyDecider, Screening, Unwatched, Verdict, WatchScope,
+};
 pub use hooks::HookFamily;
 pub use host::HostInfo;
 pub use loader::LoadedProbe;
@@ -44,6 +52,10 @@ pub use probe::Probe;
 pub use record::RecordError;
 pub use snapshot::MAX_ARGV_BYTES;
 pub use support::{KernelSupport, KindSupport};
+pub use tier::{
+    KernelTier, MAX_TIER_GUARDS, MAX_TIER_PATH_BYTES, MAX_TIER_PATHS, MAX_TIER_PATTERNS, MAX_TIER_POLICIES,
+    MAX_TIER_POLICIES_OF_PATH, TierError,
+};
 
 /// The decoders, for fuzzing. Not part of the API.
 #[doc(hidden)]

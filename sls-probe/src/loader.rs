@@ -20,6 +20,7 @@ use crate::group::{Attach, GROUPS, Group, Hook, Wanted};
 use crate::kernel::{self, Kernel};
 use crate::points::Points;
 use crate::probe::Probe;
+use crate::tier;
 use crate::tracefs;
 
 /// A compiled object. libelf reads it where it is, and wants it aligned.
@@ -46,8 +47,9 @@ pub(crate) struct SharedMaps(Vec<(&'static str, MapHandle)>);
 
 impl SharedMaps {
     /// Those of the object that was loaded first, which made them.
-    fn of(object: &Object) -> Result<Self, ProbeError> {
-        let maps = [RING, LOST, DOZING].into_iter().map(|name| Ok((name, map_of(object, name)?)));
+    fn of(object: &Object, kernel_tier: bool) -> Result<Self, ProbeError> {
+        let of_tier = tier::MAPS.into_iter().filter(|_| kernel_tier);
+        let maps = [RING, LOST, DOZING].into_iter().chain(of_tier).map(|name| Ok((name, map_of(object, name)?)));
         maps.collect::<Result<_, _>>().map(Self)
     }
 
@@ -78,7 +80,7 @@ impl LoadedProbe {
             if objects.is_empty() || !hooks.is_empty() {
                 let object = LoadedObject::load(group, &hooks, &wanted, &shared)?;
                 if objects.is_empty() {
-                    shared = SharedMaps::of(&object.object)?;
+                    shared = SharedMaps::of(&object.object, settings.kernel_tier)?;
                 }
                 objects.push(object);
             }

@@ -1,15 +1,20 @@
 //! The attached probe: an event source.
 
 use std::mem;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
-use sls_core::{BoxError, Event, EventKind, EventSource, FieldSet, Interest, PolicyType, ProcessKey, SourceStatus};
+use sls_core::{
+    BoxError, Event, EventKind, EventSource, FieldSet, Hook, Interest, Mechanism, PolicySet, PolicyType, ProcessKey,
+    SourceStatus,
+};
 
 use crate::accounts::Accounts;
+use crate::bell::Bell;
 use crate::budget::WakeBudget;
 use crate::builder::ProbeBuilder;
 use crate::container::Containers;
@@ -23,6 +28,8 @@ use crate::points::{Point, Points};
 use crate::record::{self, Decoded, crash};
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
+use crate::tier::KernelTier;
+use crate::tier::layout::Verdicts;
 
 /// How long the reader leaves the ring alone while events come too fast for wake-ups.
 const NAP: Duration = Duration::from_millis(2);
@@ -51,6 +58,7 @@ pub struct Probe {
     // Dropped before the ring: no record comes any more.
     objects: Vec<LoadedObject>,
     points: Points,
+    tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
     ring: RingBuffer<'static>,
@@ -67,6 +75,7 @@ pub struct Probe {
     resolver: Resolver,
     event: Event,
     refreshed: Instant,
+    bell: Option<Bell>,
 }
 
 /// Records that were copied out of the ring, one behind the other.
@@ -93,6 +102,10 @@ impl Probe {
         let ring = rings.build().map_err(ring_error)?;
         let mut losses = Losses::new(shared.get(LOST)?);
         let dozing = shared.get(DOZING)?;
+        let tier = match objects.first().filter(|_| settings.kernel_tier) {
+            Some(first) => Some(KernelTier::of(&first.object).map_err(|error| ProbeError::Tier(Box::new(error)))?),
+            None => None,
+        };
         // Everything is ready before the first record can come.
         let mut attached = Vec::new();
         for object in objects {
@@ -109,6 +122,7 @@ impl Probe {
         Ok(Self {
             objects: attached,
             points,
+            tier,
             shared,
             snapshot,
             ring,
@@ -123,6 +137,7 @@ impl Probe {
             resolver: Resolver::new(),
             event: Event::new(EventKind::Exec),
             refreshed: now,
+            bell: None,
             settings,
         })
     }
@@ -147,6 +162,16 @@ impl Probe {
     /// When the kernel refuses; what was watched before is watched still.
     pub fn set_interest(&mut self, interest: Interest) -> Result<(), ProbeError> {
         let settings = self.settings.clone().interest(interest);
+        self.change(settings)
+    }
+
+    /// Watches what policies look at from now on, and has the kernel ask about what those of its tier refuse. Otherwise as
+    /// [`Probe::set_interest`].
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was watched before is watched still.
+    pub fn set_policies(&mut self, policies: &PolicySet) -> Result<(), ProbeError> {
+        let settings = self.settings.clone().interest(policies.interest()).refusals(policies.tiers());
         self.change(settings)
     }
 
@@ -192,6 +217,28 @@ impl Probe {
         Ok(())
     }
 
+    /// Has [`poll`](EventSource::poll) return early while `bell` can be read: somebody else has something for its thread to
+    /// do.
+    ///
+    /// # Errors
+    /// When this process may open no more files.
+    pub fn return_on(&mut self, bell: impl AsFd) -> std::io::Result<()> {
+        self.bell = Some(Bell::new(&self.ring, bell)?);
+        Ok(())
+    }
+
+    /// Sets the names of accounts and the container in an event from another source, that has ids and a
+    /// [`cgroup_id`](Event::cgroup_id).
+    pub fn complete(&mut self, event: &mut Event) {
+        self.enrichment.name(event, None);
+    }
+
+    /// The policies that are decided in the kernel, if the probe was built with that.
+    #[must_use]
+    pub fn kernel_tier(&self) -> Option<&KernelTier> {
+        self.tier.as_ref()
+    }
+
     /// The accounts that names are looked up in, if they are.
     #[must_use]
     pub fn accounts(&self) -> Option<&Accounts> {
@@ -220,7 +267,14 @@ impl Probe {
 
     /// Sleeps until the kernel rings, and takes what is there. Tells how many events that was, and whether a signal came.
     fn doze(&mut self, timeout: Duration, handle: &mut dyn FnMut(&mut Event)) -> Result<(usize, bool), ProbeError> {
-        match self.ring.poll_raw(timeout.min(LONGEST_WAIT)) {
+        let mut timeout = timeout.min(LONGEST_WAIT);
+        if let Some(bell) = &self.bell {
+            if bell.wait(timeout) {
+                return Ok((0, true));
+            }
+            timeout = Duration::ZERO;
+        }
+        match self.ring.poll_raw(timeout) {
             result @ (BATCH_FULL | INTERRUPTED | 0..) => Ok((self.deliver(handle), result == INTERRUPTED)),
             error => Err(ring_error(error)),
         }
@@ -243,6 +297,11 @@ impl Probe {
                     if self.event.kind == EventKind::Probe && !self.points.fill(bytes, &mut self.event) => {}
                 Ok(Decoded::Event { legacy_cgroup }) => {
                     self.event.lost = self.losses.before(&self.event);
+                    if let Some(tier) = &self.tier
+                        && let Some(said) = Verdicts::of(record::verdicts(bytes))
+                    {
+                        self.event.enforced = tier.enforced(said);
+                    }
                     if let Some(signal) = crash::signal(&self.event).filter(|signal| self.settings.wants_crash(signal))
                     {
                         let lost = self.event.lost;
@@ -366,7 +425,13 @@ impl Probe {
             // The kernel waits in whole milliseconds. It does not know of what the worker finds out about containers.
             let awaiting = self.enrichment.containers.as_ref().is_some_and(Containers::is_awaiting);
             if left < Duration::from_millis(1) || awaiting || !self.budget.allows(now) {
-                thread::sleep(left.min(NAP));
+                match &self.bell {
+                    Some(bell) => bell.nap(left.min(NAP)),
+                    None => thread::sleep(left.min(NAP)),
+                }
+                if self.bell.as_ref().is_some_and(Bell::rings) {
+                    return Ok(());
+                }
                 continue;
             }
             self.set_dozing()?;
@@ -379,7 +444,7 @@ impl Probe {
                 self.budget.spend(Instant::now());
             }
             // The handler of a signal may have told the caller to stop.
-            if count > 0 || interrupted {
+            if count > 0 || interrupted || self.bell.as_ref().is_some_and(Bell::rings) {
                 return Ok(());
             }
         }
@@ -398,6 +463,14 @@ impl EventSource for Probe {
 
     fn unavailable(&self, policy_type: PolicyType) -> Option<String> {
         self.settings.unavailable(policy_type)
+    }
+
+    fn hooks(&self) -> Vec<Hook> {
+        self.settings.tier_hooks()
+    }
+
+    fn no_mechanism(&self, mechanism: Mechanism) -> Option<String> {
+        self.settings.no_mechanism(mechanism)
     }
 }
 

@@ -28,6 +28,12 @@ pub(crate) const KINDS: [EventKind; 15] = [
 /// The number of records about cgroups, which are no events: one more than those of [`KINDS`].
 pub(crate) const CGROUP: u8 = KINDS.len() as u8;
 
+/// The number of records of operations that were refused. Each is an event of the kind that it would have been.
+const REFUSED: u8 = CGROUP + 1;
+
+/// The number of records of executions.
+const EXEC: u8 = 0;
+
 /// Bytes of the fixed part of a record.
 pub(crate) const HEADER_BYTES: usize = 152;
 
@@ -47,6 +53,7 @@ mod network;
 mod path;
 mod process;
 mod ptrace;
+mod refused;
 mod security;
 
 pub(crate) use cgroup::CgroupRecord;
@@ -134,6 +141,11 @@ pub(crate) fn decode_any<'r>(record: &'r [u8], event: &mut Event) -> Result<Deco
     let Some(kind) = KINDS.get(usize::from(header.kind)).copied() else {
         return match header.kind {
             CGROUP => CgroupRecord::new(&header, &body).map(Decoded::Cgroup),
+            REFUSED => {
+                refused::refused(&header, &body, event)?;
+                let legacy_cgroup = (header.legacy_cgroup != 0).then_some(header.legacy_cgroup.into());
+                Ok(Decoded::Event { legacy_cgroup })
+            }
             kind => Err(RecordError::Kind { kind }),
         };
     };
@@ -161,6 +173,15 @@ pub(crate) fn detail(record: &[u8]) -> &[u8] {
     match Header::split(record) {
         Ok((_, body)) => body.detail,
         Err(_) => &[],
+    }
+}
+
+/// What the kernel tier says in a record: behind the rest of the detail of an exec, or first if it refused.
+pub(crate) fn verdicts(record: &[u8]) -> &[u8] {
+    match Header::split(record) {
+        Ok((header, body)) if header.kind == REFUSED => body.detail,
+        Ok((header, body)) if header.kind == EXEC => body.detail.get(process::EXEC_DETAIL_BYTES..).unwrap_or_default(),
+        _ => &[],
     }
 }
 

@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write, stdout};
 
 use serde_json::json;
-use sls_core::{ActionSet, Capabilities};
-use sls_probe::{Probe, ProbeBuilder};
+use sls_core::{ActionSet, Capabilities, Field, Hook, Mechanism};
+use sls_probe::{Fanotify, Probe, ProbeBuilder};
 
 use crate::args::{CheckArgs, Format};
 use crate::exit::{Answer, UnusablePolicies, show};
@@ -75,14 +75,25 @@ pub(crate) fn capabilities(any_sensor: bool, unsafe_policies: bool) -> Capabilit
     if any_sensor {
         return Capabilities::default();
     }
-    let builder = Probe::builder().unsafe_probes(unsafe_policies);
+    let builder = Probe::builder().unsafe_probes(unsafe_policies).kernel_tier(true);
     capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies)
 }
 
 /// What a probe as `builder` has it and these actions can do together.
 pub(crate) fn capabilities_of(builder: &ProbeBuilder, actions: ActionSet) -> Capabilities {
-    Capabilities::new(|kind| builder.provides(kind), actions)
-        .unavailable(|policy_type| builder.unavailable(policy_type))
+    let capabilities = Capabilities::new(|kind| builder.provides(kind), actions)
+        .unavailable(|policy_type| builder.unavailable(policy_type));
+    let capabilities = builder.tier_hooks().into_iter().fold(capabilities, Capabilities::hook);
+    let missing = Mechanism::ALL.iter().filter_map(|mechanism| Some((*mechanism, builder.no_mechanism(*mechanism)?)));
+    let capabilities =
+        missing.fold(capabilities, |capabilities, (mechanism, reason)| capabilities.no_mechanism(mechanism, reason));
+    match Fanotify::offered() {
+        // A script is told apart from its interpreter, and the directory is that of the process.
+        Ok(()) => capabilities
+            .hook(Hook::fanotify_exec().with([Field::ScriptName, Field::ProgramDirectory]))
+            .hook(Hook::fanotify_open()),
+        Err(error) => capabilities.no_mechanism(Mechanism::FanotifyPermission, error.to_string()),
+    }
 }
 
 /// `human` on a terminal, `json` elsewhere.

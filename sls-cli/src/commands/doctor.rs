@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 use sls_actions::{SelfTestResult, in_host_pid_namespace};
-use sls_core::{Capabilities, PolicyType};
+use sls_core::{Capabilities, Mechanism, PolicyType};
 use sls_probe::{HostInfo, KernelSupport, Probe};
 
 use super::check::{capabilities, default_format};
@@ -27,6 +27,7 @@ pub(crate) fn run(args: &DoctorArgs, format: Option<Format>) -> anyhow::Result<A
     let report = Report {
         host: HostInfo::read(),
         types: PolicyType::ALL.iter().map(|name| (*name, verdict(&capabilities, *name))).collect(),
+        mechanisms: Mechanism::ALL.iter().map(|mechanism| (*mechanism, missing(&capabilities, *mechanism))).collect(),
         policies: policies.active().count(),
         left_out: policies.left_out().as_slice().len(),
         support,
@@ -49,6 +50,8 @@ struct Report {
     support: KernelSupport,
     /// Why policies of a type do not work; none if they do.
     types: Vec<(PolicyType, Option<String>)>,
+    /// Why operations cannot be decided by a mechanism; none if they can.
+    mechanisms: Vec<(Mechanism, Option<String>)>,
     policies: usize,
     left_out: usize,
     in_host_pid_namespace: bool,
@@ -88,6 +91,11 @@ impl Report {
                 (true, true) => "nothing: not offered here".to_owned(),
             };
             lines.push(format!("{:<13} {points}", kind.kind.name()));
+        }
+        lines.extend([String::new(), "decided by           works here".to_owned()]);
+        for (mechanism, missing) in &self.mechanisms {
+            let verdict = missing.as_deref().map_or("yes".to_owned(), |reason| format!("no: {reason}"));
+            lines.push(format!("{:<20} {verdict}", mechanism.name()));
         }
         lines.extend([String::new(), "action              works here".to_owned()]);
         for tried in &self.actions {
@@ -131,6 +139,13 @@ impl Report {
             };
             (tried.action.token(), answer)
         });
+        let mechanisms = self.mechanisms.iter().map(|(mechanism, missing)| {
+            let answer = match missing {
+                None => json!({"works": true}),
+                Some(reason) => json!({"works": false, "reason": reason}),
+            };
+            (mechanism.name(), answer)
+        });
         json!({
             "kernel": host.kernel_release,
             "arch": host.arch,
@@ -144,6 +159,7 @@ impl Report {
             "actions": supported().iter().map(|action| action.to_string()).collect::<Vec<_>>(),
             "inHostPidNamespace": self.in_host_pid_namespace,
             "actionsTested": tried.collect::<BTreeMap<_, _>>(),
+            "mechanisms": mechanisms.collect::<BTreeMap<_, _>>(),
             "policies": self.policies,
             "leftOut": self.left_out,
             "events": kinds.collect::<Vec<_>>(),
@@ -151,6 +167,14 @@ impl Report {
             "reasons": reasons,
         })
     }
+}
+
+/// What is missing for a mechanism; none if it works here. User space can always act after the fact.
+fn missing(capabilities: &Capabilities, mechanism: Mechanism) -> Option<String> {
+    if mechanism == Mechanism::Pidfd || capabilities.hooks().iter().any(|hook| hook.mechanism() == mechanism) {
+        return None;
+    }
+    Some(capabilities.why_no_mechanism(mechanism).unwrap_or("this sensor does not have it").to_owned())
 }
 
 /// Why policies of the type do not work here; empty if there is no more to say.

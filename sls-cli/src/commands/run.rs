@@ -1,6 +1,8 @@
 //! `sls run`: the daemon.
 
 mod alerts;
+mod hold;
+mod kernel_tier;
 mod reload;
 mod resolve;
 mod trials;
@@ -14,12 +16,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, in_host_pid_namespace, own_ancestry};
-use sls_core::{
-    Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, PolicySet, Responder, SourceStatus,
-};
+use sls_core::{Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanner, Guards, PolicySet, SourceStatus};
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
+use self::hold::Holding;
+use self::kernel_tier::TierKeeper;
 use self::trials::Trials;
 use super::check::{capabilities_of, default_format};
 use crate::args::{Format, RunArgs};
@@ -30,7 +32,7 @@ use crate::output::Outputs;
 use crate::policies::Documents;
 use crate::privileges;
 use crate::render;
-use crate::responders::ResponderSettings;
+use crate::responders::{ResponderSettings, supported};
 
 /// How long the sensor sleeps when nothing happens, before it looks for a reload or a signal to stop.
 const IDLE_POLL: Duration = Duration::from_millis(400);
@@ -53,9 +55,23 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let rearm = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGUSR1, rearm.clone())?;
     let settings = Settings::new(args)?;
+    let unsafe_policies = settings.config.allow_unsafe_policies;
+    let mut builder = Probe::builder().unsafe_probes(unsafe_policies).kernel_tier(true);
+    if let Some(bytes) = settings.config.ring_bytes {
+        builder = builder.ring_bytes(bytes);
+    }
+    let capabilities = capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies);
+    // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
+    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
+    let policies = settings
+        .documents
+        .load_for_this_host(capabilities)
+        .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
+    // What waits for the policies is marked with a capability that is given up otherwise.
+    let holds = !policies.tiers().holds().is_empty();
     // Before any thread starts, each of which has capabilities of its own, and before anything is done with them: what
     // does not work without the others does not work from the start.
-    if !keep_capabilities && let Err(error) = privileges::drop_unneeded() {
+    if !keep_capabilities && let Err(error) = privileges::drop_unneeded(holds) {
         tracing::warn!(%error, "cannot give up the capabilities that are not needed");
     }
     let outputs =
@@ -71,34 +87,24 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         }
         tracing::warn!("{NOT_IN_HOST_PID_NAMESPACE}: it sees and alerts, but no action will be successful");
     }
-    let unsafe_policies = settings.config.allow_unsafe_policies;
-    let mut builder = Probe::builder().unsafe_probes(unsafe_policies);
-    if let Some(bytes) = settings.config.ring_bytes {
-        builder = builder.ring_bytes(bytes);
-    }
-    let capabilities = capabilities_of(&builder, responder.supports()).unsafe_policies(unsafe_policies);
-    // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
-    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
     let mut trials = Trials::new(responders, can_act && !settings.dry_run);
-    let policies = settings
-        .documents
-        .load_for_this_host(capabilities)
-        .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
     log_warnings(&policies);
     // Before the probe sees what they do.
     let inert = trials.of(&policies)?;
     if settings.config.require_actions && !inert.is_empty() {
         bail!("these actions do not work here (--require-actions): {}", inert.join("; "));
     }
-    let interest = policies.interest();
-    let mut engine = engine(policies, &settings, &host, utc_offset)?;
+    let builder = builder.interest(policies.interest()).refusals(policies.tiers());
+    let guards = own_guards(&settings, &host)?;
+    let mut engine = engine(policies, &settings, guards.clone(), &host, utc_offset);
 
-    let mut probe = builder
-        .interest(interest)
-        .load()
-        .context("cannot load the probe")?
-        .attach()
-        .context("cannot attach the probe")?;
+    let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
+    let mut tier = TierKeeper::new(probe.kernel_tier(), guards);
+    tier.load(&mut engine).context("cannot load the policies into the kernel")?;
+    let mut holding = Holding::default();
+    holding
+        .set_policies(engine.policies(), &mut probe)
+        .context("cannot hold what the policies have to decide about")?;
     announce(&engine, &settings, &host);
     let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;
@@ -113,10 +119,18 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         let wait = wait.min(haste.pause(engine.stats()));
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
-            match probe.set_interest(policies.interest()) {
-                Ok(()) => reload(&mut engine, policies, &resolver),
+            let policies = Arc::new(policies);
+            let ready = tier.check(&policies).map_err(anyhow::Error::from);
+            let ready = ready.and_then(|()| Ok(probe.set_policies(&policies)?));
+            match ready.and_then(|()| holding.set_policies(&policies, &mut probe)) {
+                Ok(()) => {
+                    reload(&mut engine, policies, &resolver);
+                    if let Err(error) = tier.load(&mut engine) {
+                        tracing::error!(%error, "the kernel decides by the policies that were loaded before");
+                    }
+                }
                 Err(error) => tracing::error!(
-                    %error,
+                    error = format_args!("{error:#}"),
                     "cannot watch what the new policies need: those loaded before stay in force"
                 ),
             }
@@ -124,18 +138,24 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         if rearm.swap(false, Ordering::Relaxed) {
             engine.rearm();
             tracing::info!("the circuit breakers are closed: policies act again");
+            tier.allow_now(&mut engine);
         }
+        tier.allow(&mut engine);
         let status = poll(&mut probe, wait, |event| {
             engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
+            holding.see(event);
             if show_events && event.kind == EventKind::Exec {
                 let _ = anstream::stderr().write_all(render::exec(event).as_bytes());
             }
         })?;
+        holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.report(engine.stats().lost, alerts.lost());
         if status == SourceStatus::Ended || alerts.ended() {
             break;
         }
     }
+    // Nothing waits for a sensor that ends.
+    drop(holding);
     // What happened up to now is still reported.
     drain(&mut probe, &mut |event| {
         engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
@@ -230,12 +250,18 @@ impl Settings {
     }
 }
 
-fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset: i32) -> anyhow::Result<Engine> {
+/// What is never acted upon.
+fn own_guards(settings: &Settings, host: &HostInfo) -> anyhow::Result<Guards> {
     let Settings { config, config_file, documents, .. } = settings;
     let mut guards = guards::of(config, config_file.as_deref(), &documents.files, host)?;
     for key in own_ancestry().context("cannot tell the sensor's own processes")? {
         guards = guards.protect_sensor(key, CLOCK_TICK_NS);
     }
+    Ok(guards)
+}
+
+fn engine(policies: PolicySet, settings: &Settings, guards: Guards, host: &HostInfo, utc_offset: i32) -> Engine {
+    let config = &settings.config;
     let mut engine_host = host.to_host();
     engine_host.utc_offset = utc_offset;
     let mut builder =
@@ -244,10 +270,10 @@ fn engine(policies: PolicySet, settings: &Settings, host: &HostInfo, utc_offset:
     if let Some(limit) = config.process_limit {
         builder = builder.process_limit(limit);
     }
-    Ok(builder.build())
+    builder.build()
 }
 
-fn reload(engine: &mut Engine, policies: PolicySet, resolver: &resolve::Resolver) {
+fn reload(engine: &mut Engine, policies: Arc<PolicySet>, resolver: &resolve::Resolver) {
     engine.reload(policies);
     resolver.resolve(engine.policies());
     tracing::info!(

@@ -6,7 +6,7 @@ use super::path;
 use super::{Body, Header, flag};
 
 /// In the order of `enum operation` in `bpf/module.bpf.c`.
-const OPERATIONS: [&[u8]; 3] = [b"MODULE_LOAD", b"BPF_LOAD", b"KEXEC"];
+pub(super) const OPERATIONS: [&str; 3] = ["MODULE_LOAD", "BPF_LOAD", "KEXEC"];
 const KEXEC: u32 = 2;
 
 pub(super) fn module(header: &Header, body: &Body<'_>, event: &mut Event) {
@@ -16,7 +16,7 @@ pub(super) fn module(header: &Header, body: &Body<'_>, event: &mut Event) {
         return;
     };
     match OPERATIONS.get(operation as usize) {
-        Some(name) => event.set_text(Field::ModuleOperation, name),
+        Some(name) => event.set_text(Field::ModuleOperation, name.as_bytes()),
         None => event.mark_unknown(Field::ModuleOperation),
     };
     if operation != KEXEC {

@@ -8,6 +8,9 @@ use super::{Body, Header, flag};
 /// In the order of `enum standard_input` in `bpf/process.bpf.c`. The first is none.
 const INPUTS: [&[u8]; 5] = [b"TERMINAL", b"SOCKET", b"PIPE", b"FILE", b"DEVICE"];
 
+/// `struct exec_detail`.
+pub(super) const EXEC_DETAIL_BYTES: usize = 8;
+
 pub(super) fn exec(header: &Header, body: &Body<'_>, event: &mut Event) {
     file(header, body.path, event);
     standard_input(body.detail, event);
@@ -53,7 +56,7 @@ pub(crate) fn arguments(argv: &[u8], cut: bool, event: &mut Event) {
     }
 }
 
-fn file(header: &Header, exe: &[u8], event: &mut Event) {
+pub(super) fn file(header: &Header, exe: &[u8], event: &mut Event) {
     if header.has(flag::PATH_UNKNOWN) {
         event.mark_unknown(Field::ProgramName);
     } else {
