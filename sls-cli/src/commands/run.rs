@@ -99,7 +99,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let mut engine = engine(policies, &settings, guards.clone(), &host, utc_offset);
 
     let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
-    let mut tier = TierKeeper::new(probe.kernel_tier(), guards);
+    let mut tier = TierKeeper::new(probe.kernel_tier(), guards, can_act);
     tier.load(&mut engine).context("cannot load the policies into the kernel")?;
     let mut holding = Holding::default();
     holding
