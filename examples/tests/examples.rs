@@ -106,7 +106,8 @@ fn embedded_sensor_sees_and_kills() {
 #[test]
 fn embedded_sensor_refuses_what_it_cannot_do() {
     let policy = tempfile::Builder::new().prefix("sls-test-").tempfile().unwrap();
-    fs::write(policy.path(), "P:\n  policy: program\n  responseActions: [block]\n  rules: [default ignore]\n").unwrap();
+    let rules = "  rules:\n  - match programName == \"/nonexistent\"\n  - default ignore\n";
+    fs::write(policy.path(), format!("P:\n  policy: program\n  responseActions: [block]\n{rules}")).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_embedded-sensor")).arg(policy.path()).arg("1").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();

