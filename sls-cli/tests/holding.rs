@@ -13,7 +13,7 @@ use std::process::Command;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
-use support::{Sensor, copy_of, directory, replace, signal, sls_run, wait_for, write};
+use support::{Sensor, Victim, copy_of, directory, in_clean_environment, replace, signal, sls_run, wait_for, write};
 
 /// A file system of the test's own: nothing else on the machine waits.
 struct Room(tempfile::TempDir);
@@ -95,4 +95,21 @@ fn a_sensor_that_holds_keeps_the_capability_for_it() {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
     assert_ne!(u64::from_str_radix(effective, 16).unwrap() & SYS_ADMIN, 0);
     sensor.stop().assert_clean();
+}
+
+#[test]
+fn in_another_pid_namespace_nothing_waits() {
+    let (room, documents) = (Room::new(), directory());
+    let one = room.program("one1");
+    let document = write(documents.path().join("policy.yaml"), &blocking(&room, "one"));
+    let unshare = ["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_sls"), "run", "--no-content", "--policy"];
+    let mut command = in_clean_environment(Command::new("unshare"), &unshare);
+    command.arg(document);
+    let sensor = Sensor::start(command);
+    assert!(!sensor.log().contains("holding operations"), "{}", sensor.log());
+    let victim = Victim::spawn(&mut Command::new(&one));
+    let pid = victim.pid();
+    assert!(victim.reap().success());
+    let alert = sensor.alert(pid);
+    assert_eq!(alert.outcome()[..2], ["block", "not successful"], "{}", alert.text);
 }

@@ -101,7 +101,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let mut probe = builder.load().context("cannot load the probe")?.attach().context("cannot attach the probe")?;
     let mut tier = TierKeeper::new(probe.kernel_tier(), guards, can_act);
     tier.load(&mut engine).context("cannot load the policies into the kernel")?;
-    let mut holding = Holding::default();
+    let mut holding = Holding::new(can_act);
     holding
         .set_policies(engine.policies(), &mut probe)
         .context("cannot hold what the policies have to decide about")?;

@@ -12,8 +12,8 @@ use sls_probe::{Fanotify, FanotifyStats, FanotifyWatch, HeldQueue, Probe};
 const MAX_NAMESPACES: usize = 1024;
 
 /// The listener, and the way from it to the engine. It is started when the first policy needs it.
-#[derive(Default)]
 pub(super) struct Holding {
+    can_act: bool,
     listener: Option<Listener>,
 }
 
@@ -25,11 +25,19 @@ struct Listener {
 }
 
 impl Holding {
+    /// Where the sensor `can_act` on nothing, nothing waits for it: who waits could not be told from others.
+    pub(super) fn new(can_act: bool) -> Self {
+        Self { can_act, listener: None }
+    }
+
     /// Holds what these policies want to decide about from now on.
     ///
     /// # Errors
     /// When the listener is needed for the first time, and cannot be had.
     pub(super) fn set_policies(&mut self, policies: &Arc<PolicySet>, probe: &mut Probe) -> anyhow::Result<()> {
+        if !self.can_act {
+            return Ok(());
+        }
         let watches = FanotifyWatch::of(policies);
         if self.listener.is_none() && !watches.is_empty() {
             let (queue, decider) = HeldQueue::new(policies)?;
