@@ -152,7 +152,7 @@ bench-sensor: ## What the sensor costs: loading, the engine, a spawn loop with a
 bench-matcher: ## The matcher beside other engines: tables, targets, and the curves in docs/matcher.svg
 	@.ci/setup.sh build
 	$(call heading,build the other engines)
-	cargo build --release --locked --manifest-path benches/peers/Cargo.toml
+	cargo build --release --manifest-path benches/peers/Cargo.toml
 	$(call heading,the matcher beside other engines)
 	$(PEERS)/release/sls-bench-peers $(if $(QUICK),--quick,--output docs) $(filter --check,$(BENCH_ARGS))
 

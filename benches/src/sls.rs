@@ -85,7 +85,7 @@ pub fn event(execution: &Execution) -> Event {
     event.set_text(Field::UserName, user).set_text(Field::GroupName, user);
     if !execution.container.is_empty() {
         event.set_text(Field::ContainerId, execution.container.as_bytes());
-        event.set_text(Field::ContainerName, execution.container[..12].as_bytes());
+        event.set_text(Field::ContainerName, &execution.container.as_bytes()[..12]);
         event.set_text(Field::ImageName, b"registry.example.org/service:1");
     }
     event.set_text(Field::ParentProgramName, execution.parent.as_bytes());

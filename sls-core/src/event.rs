@@ -129,17 +129,35 @@ impl<'a> Items<'a> {
     }
 }
 
+/// A value as eight bytes, to be read as the kind of its field says: a number, a truth value, or where a text or an address
+/// is in the arena.
 #[derive(Clone, Copy, Debug, Default)]
-enum Slot {
-    #[default]
-    Empty,
-    Text {
-        start: u32,
-        len: u32,
-    },
-    Number(u64),
-    Bool(bool),
-    Host(IpAddr),
+struct Slot(u64);
+
+impl Slot {
+    fn of_bytes(start: usize, end: usize) -> Self {
+        Self(start as u64 | ((end - start) as u64) << 32)
+    }
+
+    #[inline]
+    fn bytes(self, arena: &[u8]) -> &[u8] {
+        let (start, len) = (self.0 as u32 as usize, (self.0 >> 32) as usize);
+        // Slots are made with the bytes, which go together.
+        arena.get(start..start + len).unwrap_or_default()
+    }
+}
+
+/// The values of an event's fields. What a look at a field takes lies together: with many policies, what an event costs
+/// is in good part the time to get at it.
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Values {
+    present: FieldSet,
+    truncated: FieldSet,
+    unknown: FieldSet,
+    untrusted: FieldSet,
+    arena: Vec<u8>,
+    slots: [Slot; SCHEMA.len()],
 }
 
 /// One event. It is made to be reused: [`Event::reset`] keeps the memory, so a source that fills one event again and
@@ -188,12 +206,7 @@ pub struct Event {
     pub exit_status: Option<u32>,
     /// Events of this kind that were lost just before this one.
     pub lost: u64,
-    present: FieldSet,
-    truncated: FieldSet,
-    unknown: FieldSet,
-    untrusted: FieldSet,
-    slots: [Slot; SCHEMA.len()],
-    arena: Vec<u8>,
+    values: Values,
     argument_ends: Vec<u32>,
     under_new_name: bool,
     /// Of `filePath` and `hostFilePath` while the new name stands there, and whether each was cut.
@@ -218,12 +231,14 @@ impl Event {
             kernel_thread: false,
             exit_status: None,
             lost: 0,
-            present: FieldSet::EMPTY,
-            truncated: FieldSet::EMPTY,
-            unknown: FieldSet::EMPTY,
-            untrusted: FieldSet::EMPTY,
-            slots: [Slot::Empty; SCHEMA.len()],
-            arena: Vec::new(),
+            values: Values {
+                present: FieldSet::EMPTY,
+                truncated: FieldSet::EMPTY,
+                unknown: FieldSet::EMPTY,
+                untrusted: FieldSet::EMPTY,
+                arena: Vec::new(),
+                slots: [Slot::default(); SCHEMA.len()],
+            },
             argument_ends: Vec::new(),
             under_new_name: false,
             old_names: Default::default(),
@@ -245,11 +260,11 @@ impl Event {
         self.kernel_thread = false;
         self.exit_status = None;
         self.lost = 0;
-        self.present = FieldSet::EMPTY;
-        self.truncated = FieldSet::EMPTY;
-        self.unknown = FieldSet::EMPTY;
-        self.untrusted = FieldSet::EMPTY;
-        self.arena.clear();
+        self.values.present = FieldSet::EMPTY;
+        self.values.truncated = FieldSet::EMPTY;
+        self.values.unknown = FieldSet::EMPTY;
+        self.values.untrusted = FieldSet::EMPTY;
+        self.values.arena.clear();
         self.argument_ends.clear();
         self.under_new_name = false;
         self.old_names = Default::default();
@@ -257,8 +272,39 @@ impl Event {
 
     /// The value of `field`.
     #[must_use]
+    #[inline]
     pub fn value(&self, field: Field) -> Value<'_> {
-        if self.unknown.contains(canonical(field)) {
+        let doubt = self.values.unknown.union(self.values.truncated);
+        if self.values.present.contains(field) && !doubt.contains(field) && !COMPUTED.contains(field) {
+            self.present_value(field, false)
+        } else {
+            self.unusual_value(field)
+        }
+    }
+
+    #[inline]
+    fn present_value(&self, field: Field, truncated: bool) -> Value<'_> {
+        let slot = self.values.slots[field as usize];
+        match field.kind() {
+            FieldKind::Number => Value::Number(slot.0),
+            FieldKind::Bool => Value::Bool(slot.0 != 0),
+            FieldKind::Host => match *slot.bytes(&self.values.arena) {
+                [a, b, c, d] => Value::Host(IpAddr::from([a, b, c, d])),
+                ref bytes => bytes.first_chunk::<16>().map_or(Value::Unknown, |bytes| Value::Host((*bytes).into())),
+            },
+            _ => {
+                let bytes = slot.bytes(&self.values.arena);
+                if field.spec().many {
+                    Value::Many { items: Items((!bytes.is_empty()).then_some(bytes)), truncated }
+                } else {
+                    Value::Text { bytes, truncated }
+                }
+            }
+        }
+    }
+
+    fn unusual_value(&self, field: Field) -> Value<'_> {
+        if self.values.unknown.contains(canonical(field)) {
             return Value::Unknown;
         }
         match field {
@@ -270,24 +316,12 @@ impl Event {
             Field::Lineage => return self.value(Field::AncestorProgramName),
             _ => {}
         }
-        let truncated = self.truncated.contains(field);
-        if !self.present.contains(field) {
+        let truncated = self.values.truncated.contains(field);
+        match self.values.present.contains(field) {
+            true => self.present_value(field, truncated),
             // Of a value that is only partly known, nothing is.
-            return if truncated { Value::Unknown } else { Value::Absent };
-        }
-        match self.slots[field as usize] {
-            Slot::Empty => Value::Absent,
-            Slot::Text { start, len } => {
-                let bytes = &self.arena[start as usize..(start + len) as usize];
-                if field.spec().many {
-                    Value::Many { items: Items((!bytes.is_empty()).then_some(bytes)), truncated }
-                } else {
-                    Value::Text { bytes, truncated }
-                }
-            }
-            Slot::Number(number) => Value::Number(number),
-            Slot::Bool(value) => Value::Bool(value),
-            Slot::Host(address) => Value::Host(address),
+            false if truncated => Value::Unknown,
+            false => Value::Absent,
         }
     }
 
@@ -328,20 +362,20 @@ impl Event {
     /// Fields whose value is only partly known.
     #[must_use]
     pub fn truncated(&self) -> FieldSet {
-        self.truncated
+        self.values.truncated
     }
 
     /// Fields that apply but could not be read.
     #[must_use]
     pub fn unknown(&self) -> FieldSet {
-        self.unknown
+        self.values.unknown
     }
 
     /// Fields whose value was read from memory that the acting process can change, or was not resolved by the kernel. Rules
     /// take it as it is.
     #[must_use]
     pub fn untrusted(&self) -> FieldSet {
-        self.untrusted
+        self.values.untrusted
     }
 
     /// Sets a path, name, text or enum field. A value for a field of another kind marks the field unknown.
@@ -366,31 +400,35 @@ impl Event {
 
     /// Sets a number field. A number for a field of another kind marks the field unknown.
     pub fn set_number(&mut self, field: Field, number: u64) -> &mut Self {
-        self.set(field, Slot::Number(number), field.kind() == FieldKind::Number)
+        self.set(field, Slot(number), field.kind() == FieldKind::Number)
     }
 
     /// Sets a bool field. A bool for a field of another kind marks the field unknown.
     pub fn set_bool(&mut self, field: Field, value: bool) -> &mut Self {
-        self.set(field, Slot::Bool(value), field.kind() == FieldKind::Bool)
+        self.set(field, Slot(value.into()), field.kind() == FieldKind::Bool)
     }
 
     /// Sets a host field. An address for a field of another kind marks the field unknown.
     pub fn set_host(&mut self, field: Field, address: IpAddr) -> &mut Self {
-        self.set(field, Slot::Host(address), field.kind() == FieldKind::Host)
+        let slot = self.append(|arena| match address {
+            IpAddr::V4(address) => arena.extend(address.octets()),
+            IpAddr::V6(address) => arena.extend(address.octets()),
+        });
+        self.set(field, slot, field.kind() == FieldKind::Host)
     }
 
     /// Sets `programArguments` from argv.
     pub fn set_arguments<'p>(&mut self, arguments: impl IntoIterator<Item = &'p [u8]>) -> &mut Self {
         self.argument_ends.clear();
-        let base = self.arena.len();
+        let base = self.values.arena.len();
         for argument in arguments {
             if !self.argument_ends.is_empty() {
-                self.arena.push(b' ');
+                self.values.arena.push(b' ');
             }
-            self.arena.extend_from_slice(argument);
-            self.argument_ends.push((self.arena.len() - base) as u32);
+            self.values.arena.extend_from_slice(argument);
+            self.argument_ends.push((self.values.arena.len() - base) as u32);
         }
-        let slot = Slot::Text { start: base as u32, len: (self.arena.len() - base) as u32 };
+        let slot = Slot::of_bytes(base, self.values.arena.len());
         self.set(Field::ProgramArguments, slot, true)
     }
 
@@ -439,7 +477,7 @@ impl Event {
             self.set_state(Field::HostFilePath, self.state(Field::NewHostFilePath));
             self.under_new_name = true;
             self.old_names =
-                old_names.map(|(slot, [present, cut, ..])| (if present { slot } else { Slot::Empty }, cut));
+                old_names.map(|(slot, [present, cut, ..])| if present { (slot, cut) } else { Default::default() });
             look(self);
             self.set_state(Field::FilePath, old_names[0]);
             self.set_state(Field::HostFilePath, old_names[1]);
@@ -458,21 +496,23 @@ impl Event {
     /// The old `filePath` and `hostFilePath` of a file that is looked at under its new name, and whether each was cut;
     /// empty otherwise.
     pub(crate) fn old_names(&self) -> [(&[u8], bool); 2] {
-        self.old_names.each_ref().map(|(slot, cut)| match *slot {
-            Slot::Text { start, len } => (&self.arena[start as usize..(start + len) as usize], *cut),
-            _ => (&[][..], false),
-        })
+        self.old_names.map(|(slot, cut)| (slot.bytes(&self.values.arena), cut))
     }
 
     /// A field's value and what is known of it.
     fn state(&self, field: Field) -> (Slot, [bool; 4]) {
-        let sets = [self.present, self.truncated, self.unknown, self.untrusted];
-        (self.slots[field as usize], sets.map(|set| set.contains(field)))
+        let sets = [self.values.present, self.values.truncated, self.values.unknown, self.values.untrusted];
+        (self.values.slots[field as usize], sets.map(|set| set.contains(field)))
     }
 
     fn set_state(&mut self, field: Field, (slot, members): (Slot, [bool; 4])) {
-        self.slots[field as usize] = slot;
-        let sets = [&mut self.present, &mut self.truncated, &mut self.unknown, &mut self.untrusted];
+        self.values.slots[field as usize] = slot;
+        let sets = [
+            &mut self.values.present,
+            &mut self.values.truncated,
+            &mut self.values.unknown,
+            &mut self.values.untrusted,
+        ];
         for (set, member) in sets.into_iter().zip(members) {
             set.assign(field, member);
         }
@@ -510,50 +550,50 @@ impl Event {
 
     /// Says that the value just set is only a part.
     pub fn mark_truncated(&mut self, field: Field) -> &mut Self {
-        self.truncated.insert(canonical(field));
+        self.values.truncated.insert(canonical(field));
         self
     }
 
     /// Says that the field applies, but its value could not be had.
     pub fn mark_unknown(&mut self, field: Field) -> &mut Self {
-        self.unknown.insert(canonical(field));
+        self.values.unknown.insert(canonical(field));
         self
     }
 
     /// Says that the value just set can be another than the one that the kernel used: it was read from memory that the
     /// acting process can change, or the kernel did not resolve it.
     pub fn mark_untrusted(&mut self, field: Field) -> &mut Self {
-        self.untrusted.insert(canonical(field));
+        self.values.untrusted.insert(canonical(field));
         self
     }
 
     /// Takes a field's value away.
     pub fn clear(&mut self, field: Field) -> &mut Self {
         let field = canonical(field);
-        self.present.remove(field);
-        self.truncated.remove(field);
-        self.unknown.remove(field);
-        self.untrusted.remove(field);
+        self.values.present.remove(field);
+        self.values.truncated.remove(field);
+        self.values.unknown.remove(field);
+        self.values.untrusted.remove(field);
         self
     }
 
     fn append(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Slot {
-        let start = self.arena.len();
-        fill(&mut self.arena);
-        Slot::Text { start: start as u32, len: (self.arena.len() - start) as u32 }
+        let start = self.values.arena.len();
+        fill(&mut self.values.arena);
+        Slot::of_bytes(start, self.values.arena.len())
     }
 
     fn set(&mut self, field: Field, slot: Slot, fits: bool) -> &mut Self {
         debug_assert!(fits, "value of the wrong kind for {field}");
         let field = canonical(field);
-        self.truncated.remove(field);
-        self.unknown.remove(field);
-        self.untrusted.remove(field);
+        self.values.truncated.remove(field);
+        self.values.unknown.remove(field);
+        self.values.untrusted.remove(field);
         if fits {
-            self.present.insert(field);
-            self.slots[field as usize] = slot;
+            self.values.present.insert(field);
+            self.values.slots[field as usize] = slot;
         } else {
-            self.unknown.insert(field);
+            self.values.unknown.insert(field);
         }
         self
     }
@@ -563,19 +603,22 @@ impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Event");
         debug.field("kind", &self.kind).field("time", &self.time).field("process", &self.process);
-        for field in Field::all().filter(|field| self.present.contains(*field)) {
+        for field in Field::all().filter(|field| self.values.present.contains(*field)) {
             match self.value(field) {
                 Value::Text { bytes, .. } => debug.field(field.name(), &bytes.escape_ascii().to_string()),
                 value => debug.field(field.name(), &value),
             };
         }
         debug
-            .field("truncated", &self.truncated)
-            .field("unknown", &self.unknown)
-            .field("untrusted", &self.untrusted)
+            .field("truncated", &self.values.truncated)
+            .field("unknown", &self.values.unknown)
+            .field("untrusted", &self.values.untrusted)
             .finish_non_exhaustive()
     }
 }
+
+/// Fields whose values are not in their slots.
+const COMPUTED: FieldSet = FieldSet::of(&[Field::ProcessPid, Field::ParentPid, Field::EventType, Field::Lineage]);
 
 /// `lineage` is another view of `ancestorProgramName`.
 pub(crate) fn canonical(field: Field) -> Field {
@@ -596,12 +639,12 @@ mod tests {
         event.set_text(Field::ProgramName, &[b'a'; 500]).mark_truncated(Field::ProgramName);
         event.set_arguments([&b"a"[..], b"b c", b""]);
         assert_eq!(event.arguments().collect::<Vec<_>>(), [&b"a"[..], b"b c", b""]);
-        let capacity = event.arena.capacity();
+        let capacity = event.values.arena.capacity();
         event.reset(EventKind::Fork);
         assert_eq!(event.value(Field::ProgramName), Value::Absent);
         assert!(event.truncated().is_empty());
         assert_eq!(event.arguments().count(), 0);
-        assert_eq!(event.arena.capacity(), capacity);
+        assert_eq!(event.values.arena.capacity(), capacity);
     }
 
     #[test]

@@ -319,6 +319,15 @@ impl FieldSet {
     /// The empty set.
     pub const EMPTY: Self = Self(0);
 
+    pub(crate) const fn of(fields: &[Field]) -> Self {
+        let (mut set, mut index) = (0, 0);
+        while index < fields.len() {
+            set |= 1 << fields[index] as u8;
+            index += 1;
+        }
+        Self(set)
+    }
+
     /// Adds `field`.
     pub fn insert(&mut self, field: Field) {
         self.0 |= 1 << field as u8;
@@ -336,6 +345,7 @@ impl FieldSet {
 
     /// Whether `field` is in the set.
     #[must_use]
+    #[inline]
     pub fn contains(self, field: Field) -> bool {
         self.0 & (1 << field as u8) != 0
     }
@@ -348,6 +358,7 @@ impl FieldSet {
 
     /// The fields of either set.
     #[must_use]
+    #[inline]
     pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

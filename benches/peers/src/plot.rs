@@ -19,7 +19,7 @@ const LINE_HEIGHT: i32 = 15;
 /// Of a brightness that can be read on white and on black.
 const TEXT: RGBColor = RGBColor(125, 125, 125);
 const SLS_COLOUR: RGBColor = RGBColor(230, 80, 60);
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(125, 125, 125),
     RGBColor(200, 120, 150),
     RGBColor(60, 130, 240),
@@ -27,6 +27,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(165, 110, 240),
     RGBColor(200, 130, 20),
     RGBColor(30, 150, 165),
+    RGBColor(215, 90, 160),
 ];
 
 /// Draws the report into an SVG file.

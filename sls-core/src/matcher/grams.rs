@@ -54,14 +54,14 @@ impl<const G: usize> Grams<G> {
             };
             let first = (0..=literal.len() - G + 1 - step).rev().min_by_key(|first| cost(*first)).unwrap_or_default();
             for offset in first..first + step {
-                grams.push((hash_word(gram::<G>(literal, offset).into(), G), places.len() as Target));
+                grams.push((gram::<G>(literal, offset), places.len() as Target));
                 places.push(Place { start, len: literal.len() as u16, offset: offset as u16, target });
             }
         }
         Some(Self {
             step,
-            filter: Filter::new(grams.iter().map(|(hash, _)| *hash)),
-            table: Table::new(grams),
+            filter: Filter::new(grams.iter().map(|(gram, _)| spread(*gram))),
+            table: Table::new(grams.iter().map(|(gram, place)| (hash_word((*gram).into(), G), *place))),
             places: places.into(),
             text: text.into(),
         })
@@ -70,23 +70,32 @@ impl<const G: usize> Grams<G> {
     /// Calls `found` for each literal in `value`, and again if it is there again.
     #[inline]
     pub(super) fn each(&self, value: &[u8], mut found: impl FnMut(Target)) {
-        let mut at = 0;
-        while at + G <= value.len() {
-            let hash = hash_word(gram::<G>(value, at).into(), G);
-            if self.filter.may_have(hash) {
-                self.table.each(hash, |place| {
-                    let place = self.places[place as usize];
-                    let literal = &self.text[place.start as usize..][..place.len.into()];
-                    let there =
-                        at.checked_sub(place.offset.into()).and_then(|start| value.get(start..start + literal.len()));
-                    if there.is_some_and(|there| equal_folded(there, literal)) {
-                        found(place.target);
-                    }
-                });
+        for (steps, window) in value.windows(G).step_by(self.step).enumerate() {
+            let gram = gram::<G>(window, 0);
+            if self.filter.may_have(spread(gram)) {
+                self.check(gram, value, steps * self.step, &mut found);
             }
-            at += self.step;
         }
     }
+
+    #[cold]
+    fn check(&self, gram: u32, value: &[u8], at: usize, found: &mut impl FnMut(Target)) {
+        self.table.each(hash_word(gram.into(), G), |place| {
+            let Some(place) = self.places.get(place as usize) else { return };
+            let literal = &self.text[place.start as usize..][..place.len.into()];
+            let start = at.checked_sub(place.offset.into());
+            let there = start.and_then(|start| value.get(start..start + literal.len()));
+            if there.is_some_and(|there| equal_folded(there, literal)) {
+                found(place.target);
+            }
+        });
+    }
+}
+
+/// A hash that is good in its upper bits, and quick: a filter takes these.
+#[inline]
+fn spread(gram: u32) -> u64 {
+    u64::from(gram).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[inline]
