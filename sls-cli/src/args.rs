@@ -121,6 +121,9 @@ pub(crate) struct CheckArgs {
     /// Print the merged document.
     #[arg(long)]
     pub(crate) effective: bool,
+    /// Say by which tier each policy is enforced, and why not by a stronger one.
+    #[arg(long, conflicts_with = "effective")]
+    pub(crate) explain_tiers: bool,
     /// Answer no, with exit status 1, also if there are warnings.
     #[arg(long)]
     pub(crate) deny_warnings: bool,

@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
-use sls_core::{Alert, Difference, Event, Explanation, Field, TestOutcome};
+use sls_core::{Alert, Difference, Event, Explanation, Field, TestOutcome, Tier, TierCase};
 
 const DIM: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
@@ -16,6 +17,38 @@ fn color(color: AnsiColor) -> Style {
 
 fn paint(style: Style, text: &str) -> String {
     format!("{style}{}{style:#}", escape(text))
+}
+
+/// By what policies are enforced, and why not by anything stronger. Operations of which the same can be said are one case.
+pub(crate) fn tiers(cases: &[TierCase]) -> String {
+    let mut text = String::new();
+    let alike = |one: &TierCase, other: &TierCase| {
+        let what = |case: &TierCase| (Arc::as_ptr(&case.policy), case.kind, case.mechanism);
+        what(one) == what(other) && one.passed_over == other.passed_over
+    };
+    let mut policy = None;
+    for group in cases.chunk_by(alike) {
+        let Some(case) = group.first() else { continue };
+        if policy.replace(Arc::as_ptr(&case.policy)) != Some(Arc::as_ptr(&case.policy)) {
+            let _ = writeln!(text, "{}", paint(BOLD, &case.policy.name));
+        }
+        let operations: String =
+            group.iter().filter_map(|case| case.operation).map(|operation| format!(" {operation}")).collect();
+        let style = match case.tier() {
+            Tier::Kernel => color(AnsiColor::Green),
+            Tier::Fanotify => color(AnsiColor::Cyan),
+            _ => color(AnsiColor::Yellow),
+        };
+        let tier = paint(style, case.tier().name());
+        let _ = writeln!(text, "  {}{operations}: {tier}, by {}", case.kind, case.mechanism);
+        for passed in &case.passed_over {
+            for obstacle in &passed.obstacles {
+                let reason = format!("not by {}: {obstacle}", passed.mechanism);
+                let _ = writeln!(text, "    {}", paint(DIM, &reason));
+            }
+        }
+    }
+    text
 }
 
 /// An alert, as a few lines.

@@ -159,7 +159,8 @@ pub(crate) fn supported() -> ActionSet {
 /// The actions that policies may really take.
 pub(crate) fn asked_for(policies: &PolicySet) -> ActionSet {
     let acting = policies.active().filter(|policy| !policy.dry_run).flat_map(|policy| policy.actions.iter());
-    acting.filter(|action| action.target_type().is_some()).collect()
+    // What refuses an operation is tried where it is attached.
+    acting.filter(|action| action.target_type().is_some() && *action != Action::Block).collect()
 }
 
 /// The life of a child that is to be acted upon.

@@ -30,6 +30,8 @@ const CASES: &[(&str, &str)] = &[
     ("check-bad-json", "check bad.yaml"),
     ("check-missing-human", "check missing.yaml good.yaml --format human"),
     ("check-missing-json", "check missing.yaml good.yaml"),
+    ("check-tiers-human", "check tiers.yaml --any-sensor --explain-tiers --format human"),
+    ("check-tiers-json", "check tiers.yaml --any-sensor --explain-tiers"),
     ("check-override-alone", "check override.yaml --format human"),
     ("fields-human", "fields --format human"),
     ("fields-segfault-json", "fields segfault"),

@@ -194,6 +194,7 @@ fn example(key: &KeySpec) -> Value {
         KeyKind::Bool => json!(true),
         KeyKind::Rules => json!(["default match"]),
         KeyKind::Action => json!("alert"),
+        KeyKind::OneOf(values) => json!(values[0]),
         other => panic!("no example of {other}"),
     })
 }

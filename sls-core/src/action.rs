@@ -120,7 +120,9 @@ impl Action {
                 policy_type.has_acting_process()
             }
             Self::Quarantine | Self::Delete => policy_type.has_file(),
-            Self::Block => matches!(policy_type, P::Program | P::File | P::Connect | P::Ptrace | P::KernelModule),
+            Self::Block => {
+                matches!(policy_type, P::Program | P::File | P::FileMonitor | P::Connect | P::Ptrace | P::KernelModule)
+            }
         }
     }
 }
@@ -205,6 +207,23 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Every tier, weakest first.
+    pub const ALL: &'static [Self] = &[Self::Process, Self::Fanotify, Self::Kernel];
+
+    /// The names of all tiers.
+    pub(crate) const NAMES: &'static [&'static str] = &["process", "fanotify", "kernel"];
+
+    /// The tier called `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|tier| tier.name() == name)
+    }
+
+    /// The stronger, the earlier it decides.
+    pub(crate) fn strength(self) -> usize {
+        Self::ALL.iter().position(|tier| *tier == self).unwrap_or_default()
+    }
+
     /// The name in alerts.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -159,6 +159,17 @@ impl Breaker {
         Admission::Admitted
     }
 
+    /// On how many targets that are new the policy at this place may act now.
+    pub(crate) fn room(&mut self, policy: usize, now: u64) -> usize {
+        let (window, cool_down) = (nanoseconds(self.limits.window), nanoseconds(self.limits.cool_down));
+        let windows = [self.sensor.as_mut(), self.policies.get_mut(policy).and_then(Option::as_mut)];
+        let rooms = windows
+            .into_iter()
+            .flatten()
+            .map(|breaker| if breaker.is_open(now, cool_down) { 0 } else { breaker.room(now, window) });
+        rooms.min().unwrap_or(usize::MAX)
+    }
+
     /// Closes every breaker, and forgets what was counted.
     pub(crate) fn rearm(&mut self) {
         for window in self.policies.iter_mut().chain([&mut self.sensor]).flatten() {
@@ -198,6 +209,12 @@ impl Window {
         self.acted.retain(|(_, time)| now.saturating_sub(*time) < window);
         let new = targets.iter().filter(|target| !self.acted.iter().any(|(known, _)| known == *target)).count();
         self.acted.len() + new <= self.limit
+    }
+
+    /// How many targets more can be acted on.
+    fn room(&mut self, now: u64, window: u64) -> usize {
+        self.acted.retain(|(_, time)| now.saturating_sub(*time) < window);
+        self.limit.saturating_sub(self.acted.len())
     }
 
     fn count(&mut self, targets: &Targets, now: u64) {

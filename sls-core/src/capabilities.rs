@@ -2,6 +2,7 @@
 
 use crate::action::{Action, ActionSet, CustomAction};
 use crate::event::EventKind;
+use crate::hook::{Hook, Mechanism};
 use crate::plugin::{EventSource, Responder};
 use crate::policy::PolicyType;
 use crate::process_table::{OF_PROGRAM, tells_of_process};
@@ -38,13 +39,25 @@ pub struct Capabilities {
     unsafe_policies: bool,
     /// Types whose events do not come, and why.
     unavailable: Vec<(PolicyType, String)>,
+    hooks: Vec<Hook>,
+    /// Mechanisms that are not there, and why.
+    no_mechanism: Vec<(Mechanism, String)>,
 }
 
 impl Default for Capabilities {
     /// Everything: for checking documents that will run elsewhere.
     fn default() -> Self {
         let fields = EventKind::ALL.iter().map(|kind| (*kind, Field::all().collect())).collect();
-        Self { fields, actions: Action::ALL.iter().copied().collect(), unsafe_policies: true, unavailable: Vec::new() }
+        let kinds = [EventKind::Exec, EventKind::File, EventKind::Connect, EventKind::Ptrace, EventKind::Module];
+        let others = [Hook::exec_signal(), Hook::cgroup_connect(), Hook::fanotify_exec(), Hook::fanotify_open()];
+        Self {
+            fields,
+            actions: Action::ALL.iter().copied().collect(),
+            unsafe_policies: true,
+            unavailable: Vec::new(),
+            hooks: kinds.into_iter().map(Hook::lsm).chain(others).collect(),
+            no_mechanism: Vec::new(),
+        }
     }
 }
 
@@ -52,8 +65,12 @@ impl Capabilities {
     /// What a source and a responder offer together with the engine.
     #[must_use]
     pub fn of(source: &dyn EventSource, responder: &dyn Responder) -> Self {
-        Self::new(|kind| source.provides(kind), responder.supports())
-            .unavailable(|policy_type| source.unavailable(policy_type))
+        let all = Self::new(|kind| source.provides(kind), responder.supports())
+            .unavailable(|policy_type| source.unavailable(policy_type));
+        let all = source.hooks().into_iter().fold(all, Self::hook);
+        let missing =
+            Mechanism::ALL.iter().filter_map(|mechanism| Some((*mechanism, source.no_mechanism(*mechanism)?)));
+        missing.fold(all, |all, (mechanism, reason)| all.no_mechanism(mechanism, reason))
     }
 
     /// The same from their parts; `provides` gives the empty set for a kind that the source never gives.
@@ -74,7 +91,51 @@ impl Capabilities {
         let mut actions = supports;
         actions.insert(Action::Alert);
         actions.insert(Action::Audit);
-        Self { fields, actions, unsafe_policies: false, unavailable: Vec::new() }
+        let (hooks, no_mechanism) = (Vec::new(), Vec::new());
+        Self { fields, actions, unsafe_policies: false, unavailable: Vec::new(), hooks, no_mechanism }
+    }
+
+    /// Offers a hook, in place of one of the same mechanism and for the same kind of events.
+    #[must_use]
+    pub fn hook(mut self, hook: Hook) -> Self {
+        self.hooks.retain(|other| (other.mechanism(), other.kind()) != (hook.mechanism(), hook.kind()));
+        self.hooks.push(hook);
+        self
+    }
+
+    /// Offers no hook at all: what was offered before is taken away, and with it `block`.
+    #[must_use]
+    pub fn without_hooks(mut self) -> Self {
+        self.hooks.clear();
+        self.actions = self.actions.iter().filter(|action| *action != Action::Block).collect();
+        self
+    }
+
+    /// Takes the hooks of a mechanism away, for `reason`: what is missing, such as a kernel option. `sls check
+    /// --explain-tiers` shows it, and so does the refusal of a policy that asks for more than is left.
+    #[must_use]
+    pub fn no_mechanism(mut self, mechanism: Mechanism, reason: impl Into<String>) -> Self {
+        self.hooks.retain(|hook| hook.mechanism() != mechanism);
+        self.no_mechanism.push((mechanism, reason.into()));
+        self
+    }
+
+    /// What is offered.
+    #[must_use]
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// What a mechanism offers for events of `kind`.
+    #[must_use]
+    pub fn hook_of(&self, mechanism: Mechanism, kind: EventKind) -> Option<&Hook> {
+        self.hooks.iter().find(|hook| hook.mechanism() == mechanism && hook.kind() == kind)
+    }
+
+    /// Why a mechanism is not there, where that is known.
+    #[must_use]
+    pub fn why_no_mechanism(&self, mechanism: Mechanism) -> Option<&str> {
+        self.no_mechanism.iter().find(|(other, _)| *other == mechanism).map(|(_, reason)| reason.as_str())
     }
 
     /// Takes policy types away for which `reason` gives one: what is missing, such as a hook, and which kernel option would
@@ -169,6 +230,7 @@ impl Capabilities {
     /// Whether the action can be carried out.
     #[must_use]
     pub fn offers_action(&self, action: Action) -> bool {
-        self.actions.contains(action)
+        let blocks = action == Action::Block && self.hooks.iter().any(|hook| hook.mechanism().can(action));
+        blocks || self.actions.contains(action)
     }
 }

@@ -95,6 +95,7 @@ codes! {
     Unreadable "SLS025" "A file cannot be read.";
     KeyNotOffered "SLS026" "The policy type does not have the key.";
     NothingToExtend "SLS027" "An override extends something that no earlier document defines.";
+    NoTier "SLS028" "No tier of this sensor decides what the policy asks for.";
 
     UnreachableRule "SLS101" "A rule never decides: an earlier one is true whenever it is.";
     NeverTrue "SLS102" "A rule, or a part of it, is true for no event.";

@@ -1,5 +1,7 @@
 //! The engine: events in, signals and alerts out.
 
+mod respond;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -10,18 +12,20 @@ use uuid::Uuid;
 use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, PlannedAction};
 use crate::alert::{Alert, AlertContext, Finding, build_alert};
 use crate::breaker::BreakerLimits;
+use crate::enforcement::{Enforced, HeldDecision, HeldResponses, HeldVerdict};
 use crate::evaluate::{Decision, Matcher};
 use crate::event::{Event, EventKind};
 use crate::explain::{Explanation, explain};
 use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
 use crate::matcher::CompiledMatcher;
-use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan, PlanContext};
+use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan};
 use crate::plugin::{ActionContext, Confirmation, Execution, Responder};
 use crate::policy::{Policy, PolicySet};
 use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessTable};
 use crate::pursuit::Pursuits;
 use crate::restraint::{Restraints, Trip};
-use crate::schema::FieldSet;
+use crate::schema::{Field, FieldSet};
+use respond::{Detection, Responding, Started, held_response};
 
 /// What an engine knows of the host and the sensor that it works in. Everything is optional: it goes into alerts.
 #[derive(Clone, Debug, Default)]
@@ -131,6 +135,7 @@ impl EngineBuilder {
             factory: self.factory,
             matcher,
             processes: ProcessTable::new(self.process_limit),
+            held_responses: HeldResponses::default(),
             pursuits: Pursuits::default(),
             dry_run: self.dry_run,
             lost: [0; EventKind::ALL.len()],
@@ -172,6 +177,10 @@ pub struct EngineStats {
     pub breaker_held: u64,
     /// Responses that were dry run because their policy was new.
     pub warm_up_held: u64,
+    /// Operations that waited for a decision.
+    pub operations_held: u64,
+    /// Of those, such as were denied.
+    pub operations_denied: u64,
     /// Trees that were killed, and of which the remains were pursued. A host that reads events without a pause for some 100 ms
     /// after this or `pursued` rises catches what lives shorter than its pauses.
     pub pursuits: u64,
@@ -213,6 +222,7 @@ pub struct Engine {
     processes: ProcessTable,
     history: History,
     restraints: Restraints,
+    held_responses: HeldResponses,
     pursuits: Pursuits,
     dry_run: bool,
     /// Events lost since the last alert, by kind.
@@ -220,30 +230,6 @@ pub struct Engine {
     /// Kept for its memory.
     detections: Vec<Detection>,
     stats: EngineStats,
-}
-
-/// A decision that was acted upon, and of which the alert is still to be made.
-struct Detection {
-    policy: Arc<Policy>,
-    rule: Arc<str>,
-    certain: bool,
-    uncertain: FieldSet,
-    /// Whether a renamed or linked file was looked at under its new name.
-    new_name: bool,
-    plan: Plan,
-    executions: Vec<Execution>,
-    /// Number of its alert.
-    sequence: u64,
-}
-
-impl Detection {
-    /// Takes the place of the decision that was acted upon by one for certain.
-    fn settle(&mut self, event: &Event, decision: Decision<'_>) {
-        self.rule = decision.rule.text.clone();
-        self.certain = decision.certain;
-        self.uncertain = decision.uncertain;
-        self.new_name = event.is_under_new_name();
-    }
 }
 
 impl Engine {
@@ -274,12 +260,106 @@ impl Engine {
         self.lost[event.kind as usize] += event.lost;
         self.enrich(event);
         self.restraints.advance(event);
-        let Self { matcher, planner, detections, dry_run, stats, history, context, processes, restraints, .. } = self;
-        let mut responding = Responding { planner, context, processes, restraints, dry_run: *dry_run, responder };
+        self.detect(event, responder, None);
+        // What was refused has changed nothing.
+        if !event.enforced.as_ref().is_some_and(Enforced::refused) {
+            self.observe(event);
+        }
+        if !self.pursuits.is_empty() && self.pursuits.pursue(event, &self.processes, &self.planner, responder) {
+            self.stats.pursued += 1;
+        }
+        self.report(event, alert);
+    }
+
+    /// Decides about an operation that waits: `event` tells of it as if it had happened. Only policies respond for which it
+    /// is held ([`Tiers::holds`](crate::Tiers::holds)), on the same way as in [`Engine::process`], guards, circuit breaker and
+    /// dry run included. Their actions are taken at once, but for `block`, which is the answer: give it to the kernel, and
+    /// then to [`HeldDecision::answered`].
+    ///
+    /// The event is not remembered, for it has not happened yet. If it happens, its own event comes to `process`, where
+    /// policies that responded here do not respond once more.
+    ///
+    /// ```
+    /// use sls_core::{
+    ///     DryRunResponder, Engine, Event, EventKind, Field, HeldVerdict, PolicySet, ProcessKey,
+    /// };
+    ///
+    /// let policies = PolicySet::from_yaml("p.yaml", r#"
+    /// Only root mounts:
+    ///   policy: program
+    ///   responseActions: [block, alert]
+    ///   rules: ['match programName == "/usr/bin/mount" and userName != "root"', default ignore]
+    /// "#)?;
+    /// let mut engine = Engine::builder(policies).build();
+    ///
+    /// let mut event = Event::new(EventKind::Exec);
+    /// (event.process, event.time) = (ProcessKey { pid: 4242, start: 77 }, 1_000_000);
+    /// event.set_text(Field::ProgramName, b"/usr/bin/mount").set_text(Field::UserName, b"eve");
+    /// let mut alerts = Vec::new();
+    /// let decision = engine.decide_held(&mut event, &mut DryRunResponder, &mut |pending| alerts.push(pending));
+    /// assert_eq!(decision.verdict(), HeldVerdict::Deny);
+    /// decision.answered(Ok(1_250_000));
+    /// let alert = alerts.remove(0).complete();
+    /// let fields = &alert.notifications[1].message_fields;
+    /// assert_eq!((fields.action_type, fields.action_result), (Some("block"), Some("successful")));
+    /// assert_eq!((fields.action_tier, fields.action_latency_us), (Some("fanotify"), Some(250)));
+    /// # Ok::<(), sls_core::Diagnostics>(())
+    /// ```
+    pub fn decide_held(
+        &mut self,
+        event: &mut Event,
+        responder: &mut dyn Responder,
+        alert: &mut dyn FnMut(PendingAlert),
+    ) -> HeldDecision {
+        self.stats.operations_held += 1;
+        self.enrich(event);
+        self.restraints.advance(event);
+        let mut decision = HeldDecision::new(HeldVerdict::Allow);
+        self.detect(event, responder, Some(&mut decision));
+        match decision.verdict() {
+            HeldVerdict::Deny => self.stats.operations_denied += 1,
+            HeldVerdict::Allow => {
+                for detection in &self.detections {
+                    let response = held_response(event, detection.policy.index, self.context.generation);
+                    self.held_responses.add(response);
+                }
+            }
+        }
+        self.report(event, alert);
+        decision
+    }
+
+    /// Decides and acts; what came of it is in `self.detections`.
+    fn detect(&mut self, event: &mut Event, responder: &mut dyn Responder, held: Option<&mut HeldDecision>) {
+        let Self {
+            policies,
+            matcher,
+            planner,
+            detections,
+            dry_run,
+            stats,
+            history,
+            context,
+            processes,
+            restraints,
+            held_responses,
+            ..
+        } = self;
+        let generation = context.generation;
+        let waits = held.is_some();
+        let mut responding = Responding { planner, context, processes, restraints, dry_run: *dry_run, responder, held };
         event.each_name(|event| {
             // Those under a file's other name; none at the first look.
             let earlier = detections.len();
             matcher.decide(event, &mut |decision| {
+                let policy = decision.policy.index;
+                if waits {
+                    if !policies.tiers().is_held(policy, event.kind, event.text(Field::FileOperation)) {
+                        return;
+                    }
+                } else if !held_responses.is_empty() && held_responses.take(&held_response(event, policy, generation)) {
+                    return;
+                }
                 // What was found there stands, unless this is certain and that was not.
                 let before = detections[..earlier].iter().position(|done| Arc::ptr_eq(&done.policy, decision.policy));
                 if before.is_some_and(|at| detections[at].certain || !decision.certain) {
@@ -305,15 +385,24 @@ impl Engine {
                 }
             });
         });
+        // What the kernel has done is told, also where it does not follow from what is known here.
+        if let Some(Enforced { policy, rule, .. }) = &event.enforced
+            && !detections.iter().any(|detection| detection.policy.name == policy.name)
+            && let Some(rule) = policy.rules.get(*rule)
+        {
+            let before = detections.len();
+            detections.extend(responding.respond(event, Decision::certain(policy, rule)));
+            stats.detections += (detections.len() - before) as u64;
+        }
         let responded = detections.len();
         detections.retain(|detection| !detection.plan.is_empty());
         stats.detections -= (responded - detections.len()) as u64;
         // Under its two names a file's policies respond out of order.
         detections.sort_unstable_by_key(|detection| detection.policy.index);
-        self.observe(event);
-        if !self.pursuits.is_empty() && self.pursuits.pursue(event, &self.processes, &self.planner, responder) {
-            self.stats.pursued += 1;
-        }
+    }
+
+    /// Makes the alerts of what was detected.
+    fn report(&mut self, event: &Event, alert: &mut dyn FnMut(PendingAlert)) {
         for detection in self.detections.drain(..) {
             self.pursuits.begin(event, &detection.plan);
             self.stats.actions += detection.executions.len() as u64;
@@ -391,6 +480,14 @@ impl Engine {
         self.context.generation
     }
 
+    /// On how many more targets the policy may act just now: none if the sensor or the policy is in dry run, is new, or has
+    /// a circuit breaker that tripped; and before it trips, so many. What acts for the policy in the kernel counts down from
+    /// that, and asks again from time to time. `usize::MAX` where there is no limit.
+    #[must_use]
+    pub fn allowance(&mut self, policy: &Policy) -> usize {
+        if self.dry_run || policy.dry_run { 0 } else { self.restraints.allowance(policy) }
+    }
+
     /// The planner.
     #[must_use]
     pub fn planner(&self) -> &dyn ActionPlanner {
@@ -440,57 +537,6 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// What it takes to plan and act.
-struct Responding<'a> {
-    planner: &'a Arc<dyn ActionPlanner>,
-    context: &'a mut AlertContext,
-    processes: &'a ProcessTable,
-    restraints: &'a mut Restraints,
-    dry_run: bool,
-    responder: &'a mut dyn Responder,
-}
-
-impl Responding<'_> {
-    /// Plans and acts at once.
-    fn respond(&mut self, event: &Event, decision: Decision<'_>) -> Option<Detection> {
-        let mut context = PlanContext::new(event, decision, self.dry_run);
-        let mut plan = self.planner.plan(&context);
-        if let Some(guard) = self.restraints.hold(decision.policy, &decision.rule.text, &plan, event) {
-            context.held = Some(&guard);
-            plan = self.planner.plan(&context);
-            plan.hold(&guard);
-        }
-        if plan.is_empty() {
-            return None;
-        }
-        let sequence = self.context.next_sequence();
-        let alert_id = || self.context.alert_uuid(sequence, event, decision.policy);
-        let context = ActionContext::new(event)
-            .policy(decision.policy)
-            .planner(self.planner)
-            .processes(self.processes)
-            .alert_id(&alert_id);
-        let executions = plan
-            .actions()
-            .map(|planned| match ActionResult::withheld(&planned.permission) {
-                Some(result) => Execution::Done(ActionOutcome::new(planned, result)),
-                // The signal is sent here; everything after this can wait.
-                None => self.responder.execute(planned, &context),
-            })
-            .collect();
-        Some(Detection {
-            policy: decision.policy.clone(),
-            rule: decision.rule.text.clone(),
-            certain: decision.certain,
-            uncertain: decision.uncertain,
-            new_name: event.is_under_new_name(),
-            plan,
-            executions,
-            sequence,
-        })
-    }
-}
-
 /// The alert of a circuit breaker that tripped. It is reported even where the policy acts in silence.
 fn trip_alert(context: &mut AlertContext, processes: &mut ProcessTable, event: &Event, trip: &Trip) -> Alert {
     let finding = Finding {
@@ -512,7 +558,7 @@ fn trip_alert(context: &mut AlertContext, processes: &mut ProcessTable, event: &
 #[derive(Debug)]
 pub struct PendingAlert {
     alert: Alert,
-    executions: Vec<Execution>,
+    executions: Vec<Started>,
     utc_offset: i32,
 }
 

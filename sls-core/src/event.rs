@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::enforcement::Enforced;
 use crate::schema::{Field, FieldKind, FieldSet, SCHEMA};
 
 /// The most ancestors that an event carries; a longer ancestry is cut there and marked truncated.
@@ -206,6 +207,8 @@ pub struct Event {
     pub exit_status: Option<u32>,
     /// Events of this kind that were lost just before this one.
     pub lost: u64,
+    /// What was done about it in the kernel already.
+    pub enforced: Option<Enforced>,
     values: Values,
     argument_ends: Vec<u32>,
     under_new_name: bool,
@@ -231,6 +234,7 @@ impl Event {
             kernel_thread: false,
             exit_status: None,
             lost: 0,
+            enforced: None,
             values: Values {
                 present: FieldSet::EMPTY,
                 truncated: FieldSet::EMPTY,
@@ -260,6 +264,7 @@ impl Event {
         self.kernel_thread = false;
         self.exit_status = None;
         self.lost = 0;
+        self.enforced = None;
         self.values.present = FieldSet::EMPTY;
         self.values.truncated = FieldSet::EMPTY;
         self.values.unknown = FieldSet::EMPTY;

@@ -17,7 +17,8 @@ use crate::trigger::{TypeOptions, raises};
 use crate::truth::Truth;
 
 pub use narrow::MAX_INTEREST_PORTS;
-use narrow::{Narrow, Ports};
+pub(crate) use narrow::Narrow;
+use narrow::Ports;
 pub use paths::{MAX_INTEREST_PATHS, PathInterest};
 
 /// The events that policies look at. Others raise none of them: a source need not give them, and they are best left out
@@ -161,6 +162,11 @@ fn absent(kind: EventKind, value: &str) -> &'static [Field] {
     }
 }
 
+/// What can happen in events of a kind, where it is one of several things.
+pub(crate) fn values_of_choice(kind: EventKind) -> &'static [&'static str] {
+    choice(kind).map_or(&[][..], values_of)
+}
+
 fn values_of(field: Field) -> &'static [&'static str] {
     match field.kind() {
         FieldKind::Enum(names) => names,
@@ -224,14 +230,10 @@ impl Interest {
     }
 
     fn add_case(&mut self, policy: &Policy, kind: EventKind, field: Field, value: &'static str) {
-        let mut event = Event::new(kind);
-        event.set_text(field, value.as_bytes());
-        let named = value != OPERATION_OF_PASSED_DESCRIPTORS || possible::names(policy, field, value);
-        if !named || may_not_be_raised(policy, &mut event, field) {
+        if may_not_be_raised(policy, kind, field, value) {
             return;
         }
-        let mut known = vec![(field, text(value)), event_type(kind)];
-        known.extend(absent(kind, value).iter().map(|field| (*field, Value::Absent)));
+        let mut known = known_of_case(kind, field, value);
         let Some(response) = possible::response(policy, &known) else { return };
         self.want_kind(kind);
         self.want(kind, value);
@@ -270,7 +272,7 @@ impl Interest {
     /// which raises nothing.
     pub fn add_kind(&mut self, kind: EventKind) -> &mut Self {
         self.want_kind(kind);
-        for value in choice(kind).map_or(&[][..], values_of) {
+        for value in values_of_choice(kind) {
             if !matches!(*value, OPERATION_OF_PASSED_DESCRIPTORS | "OPEN_READ") {
                 self.add_value(kind, value);
             }
@@ -281,7 +283,7 @@ impl Interest {
     /// Wants all events of `kind` in which `value` happens ([`Interest::wants_value`]), whatever the policies say. A value
     /// that the kind does not have changes nothing.
     pub fn add_value(&mut self, kind: EventKind, value: &str) -> &mut Self {
-        let values = choice(kind).map_or(&[][..], values_of);
+        let values = values_of_choice(kind);
         let Some(value) = values.iter().copied().find(|other| *other == value) else { return self };
         self.want_kind(kind);
         self.want(kind, value);
@@ -439,12 +441,51 @@ fn event_type(kind: EventKind) -> (Field, Value<'static>) {
     (Field::EventType, text(kind.event_type()))
 }
 
-/// Whether no event with this value of its choice raises the policy, whatever else it has.
-fn may_not_be_raised(policy: &Policy, event: &mut Event, field: Field) -> bool {
+/// What is known of an event from its kind and from the value of its choice.
+fn known_of_case(kind: EventKind, field: Field, value: &'static str) -> Vec<(Field, Value<'static>)> {
+    let mut known = vec![(field, text(value)), event_type(kind)];
+    known.extend(absent(kind, value).iter().map(|field| (*field, Value::Absent)));
+    known
+}
+
+/// Whether the policy can respond to an event of `kind` in which `value` happens, where it is one of several things.
+pub(crate) fn responds(policy: &Policy, kind: EventKind, value: Option<&'static str>) -> bool {
+    if !raises(policy.policy_type, kind) {
+        return false;
+    }
+    match (choice(kind), value) {
+        (Some(field), Some(value)) => {
+            !may_not_be_raised(policy, kind, field, value)
+                && possible::response(policy, &known_of_case(kind, field, value)).is_some()
+        }
+        _ => possible::response(policy, &[event_type(kind)]).is_some(),
+    }
+}
+
+/// What the fields that `N` is about must have for the policy to respond to such an event.
+pub(crate) fn needs<N: Narrow>(policy: &Policy, kind: EventKind, value: Option<&'static str>) -> N {
+    if !responds(policy, kind, value) {
+        return N::NONE;
+    }
+    let known = match (choice(kind), value) {
+        (Some(field), Some(value)) => known_of_case(kind, field, value),
+        _ => vec![event_type(kind)],
+    };
+    possible::response(policy, &known).map_or(N::NONE, |response| response.needs())
+}
+
+/// Whether no event with this value of its choice raises the policy, whatever else it has; or none should, for the policy
+/// would have to name it.
+fn may_not_be_raised(policy: &Policy, kind: EventKind, field: Field, value: &str) -> bool {
+    if value == OPERATION_OF_PASSED_DESCRIPTORS && !possible::names(policy, field, value) {
+        return true;
+    }
+    let mut event = Event::new(kind);
+    event.set_text(field, value.as_bytes());
     for unknown in Field::all().filter(|other| *other != field) {
         event.mark_unknown(unknown);
     }
     // Under the new name more can be raised, never less.
     event.clear(Field::NewFilePath);
-    policy.is_raised_by(event) == Truth::False
+    policy.is_raised_by(&event) == Truth::False
 }

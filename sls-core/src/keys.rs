@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::action::Tier;
 use crate::list::ListType;
-use crate::policy::{Confidence, OnUnknown, PolicyType as P, Priority};
+use crate::policy::{Confidence, OnDeadline, OnUnknown, PolicyType as P, Priority};
 use crate::schema::Offered::{self, Everywhere, To};
 
 /// What a key takes.
@@ -143,6 +144,23 @@ pub(crate) const TIMEOUT: KeySpec = own(
     ),
 );
 
+/// Of what can be held while it is decided.
+pub(crate) const DECISION_DEADLINE: KeySpec = own(
+    &[P::Program, P::NewFileExec, P::File, P::FileMonitor],
+    key(
+        "decisionDeadline",
+        KeyKind::Integer { min: 1, max: 10_000 },
+        Some("50"),
+        "milliseconds for which an operation waits at most for its decision in the tier `fanotify`",
+    ),
+);
+
+/// The same.
+const ON_DEADLINE: KeySpec = own(
+    &[P::Program, P::NewFileExec, P::File, P::FileMonitor],
+    key("onDeadline", KeyKind::OneOf(OnDeadline::NAMES), Some("allow"), "what becomes of the operation then"),
+);
+
 /// Of `newFileExec`; at most a week.
 pub(crate) const FILE_TIMEOUT: KeySpec = own(
     &[P::NewFileExec],
@@ -195,7 +213,15 @@ pub const POLICY_KEYS: &[KeySpec] = &[
     key("responseAction", KeyKind::Action, None, "the older form: `X` means `responseActions: [alert, X]`"),
     key("dryRun", KeyKind::Bool, Some("false"), "plan, guard and report the actions, carry none out"),
     key("onUnknown", KeyKind::OneOf(OnUnknown::NAMES), Some("alert"), "what an event does that a rule cannot decide"),
+    key(
+        "tier",
+        KeyKind::OneOf(Tier::NAMES),
+        None,
+        "the weakest tier that may decide it; the strongest that there is if left out",
+    ),
     key("silence", KeyKind::Texts, Some("[]"), "codes of warnings that are not given about it, such as `SLS112`"),
+    DECISION_DEADLINE,
+    ON_DEADLINE,
     TIMEOUT,
     FILE_TIMEOUT,
     mode_bit("suid", "set-user-id"),

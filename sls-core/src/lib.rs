@@ -9,6 +9,7 @@ mod bytes;
 mod capabilities;
 mod check;
 mod diagnostic;
+mod enforcement;
 mod engine;
 mod evaluate;
 mod event;
@@ -17,6 +18,8 @@ mod event_json;
 mod explain;
 mod guard;
 mod history;
+mod hold;
+mod hook;
 mod interest;
 #[cfg(feature = "json-schema")]
 mod json_schema;
@@ -25,6 +28,7 @@ mod limits;
 mod lint;
 mod list;
 mod loader;
+mod lowering;
 mod matcher;
 mod pattern;
 mod planner;
@@ -39,6 +43,7 @@ mod restraint;
 mod rule;
 mod schema;
 mod syntax;
+mod tiers;
 mod trigger;
 mod truth;
 mod warm_up;
@@ -54,6 +59,7 @@ pub use alert::{
 pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
+pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};
 pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
 pub use evaluate::{Decision, Matcher, TreeMatcher};
 pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
@@ -61,6 +67,11 @@ pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, Un
 pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation};
 pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
 pub use history::{DEFAULT_CHANGED_FILE_LIMIT, MAX_CRASHING_PROGRAMS, MAX_REPORTED_FILES};
+pub use hold::{HeldPath, HeldPaths, Hold, MAX_HELD_PATHS};
+pub use hook::{
+    Hook, KernelLimits, MAX_KERNEL_ENTRIES, MAX_KERNEL_PATH, MAX_KERNEL_POLICIES, MAX_KERNEL_RULES, MAX_KERNEL_TESTS,
+    MAX_KERNEL_TOTAL_ENTRIES, Mechanism,
+};
 pub use interest::{Interest, MAX_INTEREST_PATHS, MAX_INTEREST_PORTS, PathInterest, ProbePoint};
 #[cfg(feature = "json-schema")]
 pub use json_schema::document_schema;
@@ -68,12 +79,13 @@ pub use keys::{KeyKind, KeySpec, LIST_KEYS, OVERRIDE_KEYS, POLICY_KEYS};
 pub use limits::Limits;
 pub use list::{HostName, List, ListType, MAX_HOST_ADDRESSES};
 pub use loader::PolicyLoader;
+pub use lowering::{KernelPolicy, KernelRule, KernelSet, KernelTest, KernelVerdict, Obstacle, PathSet};
 pub use matcher::CompiledMatcher;
 pub use planner::{ActionPlanner, GuardedPlanner, MAX_ACTIONS, MessageType, Plan, PlanContext};
 pub use plugin::{
     ActionContext, AlertSink, BoxError, Confirmation, EventSource, Execution, Protection, Responder, SourceStatus,
 };
-pub use policy::{Confidence, OnUnknown, Policy, PolicySet, PolicyType, Priority};
+pub use policy::{Confidence, OnDeadline, OnUnknown, Policy, PolicySet, PolicyType, Priority};
 pub use policy_test::{Difference, Mismatch, PolicyTests, TestOutcome};
 pub use probe_argument::{
     MAX_PROBE_ARGUMENTS, MAX_PROBE_STEPS, ProbeArgument, ProbeArgumentError, ProbeForm, ProbePlace, ProbeStep,
@@ -89,6 +101,7 @@ pub use schema::{Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
 pub use syntax::{
     Expr, Ident, Literal, LiteralValue, Operand, Operator, RuleSyntax, RuleVerdict, SyntaxError, TestSyntax, parse_rule,
 };
+pub use tiers::{PassedOver, TierCase, Tiers};
 pub use trigger::{TypeOptions, raises};
 pub use truth::Truth;
 pub use uuid::Uuid;

@@ -21,6 +21,7 @@ use crate::interest::ProbePoint;
 use crate::limits::Limits;
 use crate::lint::{LinkResolver, Lint, Source};
 use crate::policy::{Policy, PolicySet};
+use crate::tiers::Unmet;
 
 /// Loads policy documents as layers: a later one may override attributes of what an earlier one defines.
 ///
@@ -289,18 +290,25 @@ impl Objects {
                 regex_bytes: &regex_bytes,
             };
             let mut own = Diagnostics::limited(limits.diagnostics);
-            let decoded = decode_policy(&context, &object.entries, &mut own);
+            let decoded = decode_policy(&context, &object.entries, &mut own).map(|mut policy| {
+                policy.index = set.policies.len();
+                policy.enabled &= selected(policy.group.as_deref(), groups.as_deref());
+                Arc::new(policy)
+            });
+            if let Some(policy) = decoded.as_ref().filter(|_| own.is_empty())
+                && let Err(unmet) = set.tiers.add(policy, capabilities)
+            {
+                own.push(no_tier(object, policy, unmet));
+            }
             if object.content
                 && let Some(reason) = own.as_slice().first()
-                && own.as_slice().iter().all(|finding| finding.code == Code::Unsupported)
+                && own.as_slice().iter().all(|finding| matches!(finding.code, Code::Unsupported | Code::NoTier))
             {
                 set.left_out.push(reason.as_warning());
                 continue;
             }
             own.into_iter().for_each(|finding| diagnostics.push(finding));
-            if let Some(mut policy) = decoded {
-                policy.index = set.policies.len();
-                policy.enabled &= selected(policy.group.as_deref(), groups.as_deref());
+            if let Some(policy) = decoded {
                 if let Some(other) = fetches_otherwise(&policy, &set.policies) {
                     let message =
                         format!("`{}` is on the same function as `{other}`, but fetches other arguments", policy.name);
@@ -311,7 +319,7 @@ impl Objects {
                 if diagnostics.is_empty() {
                     lint.policy(&policy, object.source());
                 }
-                set.policies.push(Arc::new(policy));
+                set.policies.push(policy);
             }
         }
         if diagnostics.is_empty() {
@@ -342,6 +350,16 @@ impl Object {
     fn has(&self, key: &str) -> bool {
         attribute(&self.entries, key).is_some()
     }
+}
+
+/// That no tier does what the policy asks for, at the place where it does.
+fn no_tier(object: &Object, policy: &Policy, unmet: Unmet) -> Diagnostic {
+    let keys: &[&str] = if policy.tier.is_some() { &["tier"] } else { &["responseActions", "responseAction"] };
+    let place = keys
+        .iter()
+        .find_map(|key| attribute(&object.entries, key))
+        .map_or(&object.key.place, |entry| &entry.value.place);
+    place.error(Code::NoTier, unmet.message).label(unmet.reasons).help(unmet.help)
 }
 
 /// The policy among `others` that has a probe where `policy` has one, and is not content with the same events.

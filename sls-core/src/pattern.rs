@@ -79,6 +79,11 @@ impl Pattern {
         &self.pieces[0]
     }
 
+    /// The bytes that every match ends with.
+    pub(crate) fn literal_end(&self) -> &[u8] {
+        &self.pieces[self.pieces.len() - 1]
+    }
+
     /// Whether it matches everything.
     pub(crate) fn is_universal(&self) -> bool {
         self.pieces.len() > 1 && self.min_len() == 0
@@ -247,8 +252,12 @@ impl Like {
 
     /// What every match begins with: one of these, which is the whole match where it says so. None if there are many.
     pub(crate) fn starts(&self) -> Option<Vec<(Vec<u8>, bool)>> {
-        let hir = self.hir()?;
-        let starts = Extractor::new().extract(&hir);
+        Self::starts_of(&self.hir()?)
+    }
+
+    /// The same, of an expression that is parsed already.
+    pub(crate) fn starts_of(hir: &Hir) -> Option<Vec<(Vec<u8>, bool)>> {
+        let starts = Extractor::new().extract(hir);
         Some(starts.literals()?.iter().map(|start| (start.as_bytes().to_vec(), start.is_exact())).collect())
     }
 

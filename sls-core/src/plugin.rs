@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::action::{ActionOutcome, ActionSet, PlannedAction, Refusal};
 use crate::alert::Alert;
 use crate::event::{Event, EventKind, ProcessKey};
+use crate::hook::{Hook, Mechanism};
 use crate::planner::ActionPlanner;
 use crate::policy::{Policy, PolicyType};
 use crate::process_table::ProcessTable;
@@ -47,6 +48,17 @@ pub trait EventSource: fmt::Debug + Send {
     fn unavailable(&self, _policy_type: PolicyType) -> Option<String> {
         None
     }
+
+    /// Where the source can have operations decided before they happen, as [`PolicySet::tiers`](crate::PolicySet::tiers) says of each policy. By
+    /// default nowhere.
+    fn hooks(&self) -> Vec<Hook> {
+        Vec::new()
+    }
+
+    /// Why a mechanism offers no hook: what the kernel lacks, and which option would bring it.
+    fn no_mechanism(&self, _mechanism: Mechanism) -> Option<String> {
+        None
+    }
 }
 
 /// Carries planned actions out.
@@ -60,6 +72,12 @@ pub trait Responder: fmt::Debug + Send {
 
     /// Starts `action`.
     fn execute(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution;
+
+    /// Observes the effect of `action`, which the kernel has already taken on that target ([`Event::enforced`]). Without an
+    /// answer of its own a responder takes it once more.
+    fn confirm(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution {
+        self.execute(action, context)
+    }
 }
 
 /// What a responder may want to know besides the target: of what the action is the answer, and whom it must spare.

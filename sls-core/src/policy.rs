@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::action::ActionSet;
+use crate::action::{ActionSet, Tier};
 use crate::diagnostic::Diagnostics;
 use crate::interest::Interest;
 use crate::list::{Entries, HostName, List};
 use crate::rule::Rule;
 use crate::schema::FieldSet;
+use crate::tiers::{TierCase, Tiers};
 use crate::trigger::TypeOptions;
 
 macro_rules! names {
@@ -108,6 +110,14 @@ names! {
     }
 }
 
+names! {
+    /// What becomes of an operation that waited for a decision until its deadline.
+    pub enum OnDeadline {
+        Allow "allow" "it goes on: a sensor that is slow or gone stops nothing",
+        Deny "deny" "it is refused: what was not decided does not happen",
+    }
+}
+
 impl PolicyType {
     /// Whether an event of the type has a process that responses can act on.
     #[must_use]
@@ -183,6 +193,12 @@ pub struct Policy {
     pub dry_run: bool,
     /// What an undecided event does.
     pub on_unknown: OnUnknown,
+    /// The weakest tier that may decide it; none takes the strongest that there is.
+    pub tier: Option<Tier>,
+    /// How long an operation waits for its decision in the `fanotify` tier.
+    pub decision_deadline: Duration,
+    /// What becomes of the operation then.
+    pub on_deadline: OnDeadline,
     /// Every field that its rules read.
     pub fields: FieldSet,
     /// Its place in the set.
@@ -198,6 +214,9 @@ impl Policy {
             && self.actions == other.actions
             && self.dry_run == other.dry_run
             && self.on_unknown == other.on_unknown
+            && self.tier == other.tier
+            && self.decision_deadline == other.decision_deadline
+            && self.on_deadline == other.on_deadline
             && self.rules.len() == other.rules.len()
             && self.rules.iter().zip(&other.rules).all(|(rule, other)| rule.decides_like(other))
     }
@@ -212,6 +231,7 @@ pub struct PolicySet {
     pub(crate) hash: String,
     pub(crate) warnings: Diagnostics,
     pub(crate) left_out: Diagnostics,
+    pub(crate) tiers: Tiers,
 }
 
 impl PolicySet {
@@ -299,6 +319,29 @@ impl PolicySet {
     #[must_use]
     pub fn left_out(&self) -> &Diagnostics {
         &self.left_out
+    }
+
+    /// By what the active policies are enforced on the host that they were loaded for
+    /// ([`PolicyLoader::capabilities`](crate::PolicyLoader::capabilities)).
+    #[must_use]
+    pub fn tiers(&self) -> &Tiers {
+        &self.tiers
+    }
+
+    /// By what every active policy is enforced, and why not by anything stronger: what `sls check --explain-tiers` prints.
+    ///
+    /// ```
+    /// let text = "P: {policy: program, rules: ['match uid == 7', default ignore]}";
+    /// let policies = sls_core::PolicySet::from_yaml("p.yaml", text)?;
+    /// let [case] = &policies.explain_tiers()[..] else { panic!("one kind of events") };
+    /// assert_eq!(case.tier(), sls_core::Tier::Process);
+    /// let reason = case.passed_over[0].obstacles[0].to_string();
+    /// assert_eq!(reason, "there is nothing to enforce, for the policy only reports");
+    /// # Ok::<(), sls_core::Diagnostics>(())
+    /// ```
+    #[must_use]
+    pub fn explain_tiers(&self) -> Vec<TierCase> {
+        self.tiers.of_all(self)
     }
 
     /// The merged document, as YAML that loads to this set.

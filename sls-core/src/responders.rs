@@ -25,18 +25,33 @@ impl Responders {
     }
 }
 
+impl Responders {
+    fn supporting(&mut self, action: &PlannedAction) -> Option<&mut (dyn Responder + 'static)> {
+        let supporting = self.responders.iter_mut().find(|(supported, _)| supported.contains(action.action));
+        supporting.map(|(_, responder)| &mut **responder)
+    }
+}
+
+fn not_supported(action: &PlannedAction) -> Execution {
+    Execution::Done(ActionOutcome::new(action, ActionResult::not_successful("not supported")))
+}
+
 impl Responder for Responders {
     fn supports(&self) -> ActionSet {
         self.responders.iter().fold(ActionSet::EMPTY, |all, (supported, _)| all.union(*supported))
     }
 
     fn execute(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution {
-        match self.responders.iter_mut().find(|(supported, _)| supported.contains(action.action)) {
-            Some((_, responder)) => responder.execute(action, context),
-            None => {
-                let details = "not supported".to_owned();
-                Execution::Done(ActionOutcome::new(action, ActionResult::NotSuccessful { details }))
-            }
+        match self.supporting(action) {
+            Some(responder) => responder.execute(action, context),
+            None => not_supported(action),
+        }
+    }
+
+    fn confirm(&mut self, action: &PlannedAction, context: &ActionContext<'_>) -> Execution {
+        match self.supporting(action) {
+            Some(responder) => responder.confirm(action, context),
+            None => not_supported(action),
         }
     }
 }

@@ -113,6 +113,15 @@ impl Restraints {
         Some(refusal)
     }
 
+    /// On how many targets more the policy may act now.
+    pub(crate) fn allowance(&mut self, policy: &Policy) -> usize {
+        let now = self.clock.elapsed();
+        match self.warm_up.hold(policy.index, now) {
+            Some(_) => 0,
+            None => self.breaker.room(policy.index, now),
+        }
+    }
+
     pub(crate) fn rearm(&mut self) {
         self.breaker.rearm();
     }

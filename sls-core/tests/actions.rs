@@ -14,8 +14,14 @@ use sls_core::{
 const WITHOUT_PROCESS: &[PolicyType] = &[PolicyType::Container, PolicyType::Selinux, PolicyType::SmepSmap];
 const WITH_FILE: &[PolicyType] =
     &[PolicyType::File, PolicyType::FileMonitor, PolicyType::NewFileExec, PolicyType::Chmod];
-const BLOCKABLE: &[PolicyType] =
-    &[PolicyType::Program, PolicyType::File, PolicyType::Connect, PolicyType::Ptrace, PolicyType::KernelModule];
+const BLOCKABLE: &[PolicyType] = &[
+    PolicyType::Program,
+    PolicyType::File,
+    PolicyType::FileMonitor,
+    PolicyType::Connect,
+    PolicyType::Ptrace,
+    PolicyType::KernelModule,
+];
 
 /// Which policy types may have an action.
 #[derive(Clone, Copy)]

@@ -531,6 +531,7 @@ mod tests {
             if let Some((_, after)) = seen.iter().find(|(seen, _)| *seen == pid) {
                 break *after;
             }
+            assert!(start.elapsed() < Duration::from_secs(60), "the child was never seen: {seen:?}");
         };
         assert!(after < Duration::from_secs(10), "{after:?}");
     }

@@ -212,8 +212,11 @@ fn of_family(watch: &Watch, root: u32) -> Vec<&Event> {
 #[test]
 fn target_in_a_pid_namespace_has_its_own_number_outside() {
     let mut watch = watch();
-    // The first process of the namespace is the shell, and sleep the second.
-    let script = "sleep 60 & exec \"$@\"";
+    // The first process of the namespace is the shell, and the second a copy of it until it executes sleep.
+    let script = r#"
+        sleep 60 &
+        until read -r _ name state _ < /proc/$!/stat && [ "$name $state" = "(sleep) S" ]; do :; done
+        exec "$@""#;
     let inner = actor("ptrace_actor", "seize 2");
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]);

@@ -23,10 +23,13 @@ pub(crate) fn run(args: &CheckArgs, format: Option<Format>) -> anyhow::Result<An
             if args.effective {
                 write!(stdout(), "{}", policies.effective_document())?;
             } else if json {
-                let answer = json!({
+                let mut answer = json!({
                     "valid": true, "policies": count, "lists": lists, "hash": policies.hash(),
                     "diagnostics": warnings.as_slice(), "leftOut": policies.left_out().as_slice(),
                 });
+                if args.explain_tiers {
+                    answer["tiers"] = json!(policies.explain_tiers());
+                }
                 writeln!(stdout(), "{}", render::json(&answer.to_string()))?;
             } else {
                 let count = render::count(count as u64, "policy", "policies");
@@ -36,6 +39,9 @@ pub(crate) fn run(args: &CheckArgs, format: Option<Format>) -> anyhow::Result<An
                     some => format!(", {}", render::count(some, "warning", "warnings")),
                 };
                 writeln!(out, "valid: {count}, {lists}, hash {}{warned}", policies.hash())?;
+            }
+            if args.explain_tiers && !json {
+                write!(out, "{}", render::tiers(&policies.explain_tiers()))?;
             }
             if args.effective || !json {
                 for findings in [policies.left_out(), warnings] {

@@ -11,7 +11,7 @@ use crate::schema::Field;
 pub const MAX_INTEREST_PORTS: usize = 256;
 
 /// A set that may have too much in it, never too little.
-pub(super) trait Narrow: Sized {
+pub(crate) trait Narrow: Sized {
     const NONE: Self;
     const ANY: Self;
 

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use super::object::{Attributes, unique_keys};
 use super::yaml::{Entry, Node, Place, Yaml};
-use crate::action::{Action, ActionSet, MAX_CUSTOM_ACTIONS};
+use crate::action::{Action, ActionSet, MAX_CUSTOM_ACTIONS, Tier};
 use crate::capabilities::Capabilities;
 use crate::check::{Checker, parse_network};
 use crate::diagnostic::{Code, Diagnostics, Severity, Span};
 use crate::keys::{
-    DURATION, FILE_TIMEOUT, LIST_KEY_NAMES, MODE_BITS, POLICY_KEY_NAMES, POLICY_KEYS, RESOLVE_EVERY, TIMEOUT, TOLERANCE,
+    DECISION_DEADLINE, DURATION, FILE_TIMEOUT, LIST_KEY_NAMES, MODE_BITS, POLICY_KEY_NAMES, POLICY_KEYS, RESOLVE_EVERY,
+    TIMEOUT, TOLERANCE,
 };
 use crate::limits::Limits;
 use crate::list::{Entries, HostName, Hosts, Lineage, List, ListType, is_domain_name};
 use crate::pattern::Pattern;
-use crate::policy::{Confidence, OnUnknown, Policy, PolicyType, Priority};
+use crate::policy::{Confidence, OnDeadline, OnUnknown, Policy, PolicyType, Priority};
 use crate::probe_argument::{MAX_PROBE_ARGUMENTS, ProbeArgument, ProbePlace};
 use crate::rule::Rule;
 use crate::schema::{FieldSet, Offered};
@@ -75,6 +76,11 @@ pub(super) fn decode_policy(
         actions,
         dry_run: attributes.bool("dryRun").unwrap_or(false),
         on_unknown,
+        tier: attributes.name("tier", Tier::NAMES.iter().copied(), Tier::from_name),
+        decision_deadline: Duration::from_millis(attributes.integer(&DECISION_DEADLINE)),
+        on_deadline: attributes
+            .name("onDeadline", OnDeadline::NAMES.iter().copied(), OnDeadline::from_name)
+            .unwrap_or(OnDeadline::Allow),
         fields,
         // Its place is known when it is put there.
         index: 0,
@@ -191,7 +197,8 @@ fn actions(attributes: &mut Attributes<'_, '_>, policy_type: PolicyType, capabil
     let mut add =
         |attributes: &mut Attributes<'_, '_>, text: &str, node: &Node| match capabilities.actions().named(text) {
             Some(action) if action.fits(policy_type) => {
-                if !capabilities.offers_action(action) {
+                // Whether something can refuse the operation is asked when the rules are known.
+                if action != Action::Block && !capabilities.offers_action(action) {
                     let message = format!("this sensor cannot carry out the action `{action}`");
                     attributes.diagnostics.push(node.place.error(Code::Unsupported, message));
                 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::hash::equal_folded;
+use super::hash::{equal_folded, hash, hash_word};
 use crate::bytes::file_name;
 use crate::event::{Event, Value};
 use crate::list::List;
@@ -153,6 +153,19 @@ impl Atom {
 impl TextPart {
     pub(super) fn inside(text: &[u8]) -> Self {
         Self::Inside(text[..text.len().min(MAX_CONTAINED)].into())
+    }
+
+    /// A number that is the same for the same part of the same field, and hardly ever for others.
+    pub(super) fn fingerprint(&self, field: Field) -> u64 {
+        let (kind, text) = match self {
+            Self::Whole(text) => (0, &**text),
+            Self::FileName(text) => (1, &**text),
+            Self::Start(text) => (2, &**text),
+            Self::End(text) => (3, &**text),
+            Self::Inside(text) => (4, &**text),
+            Self::Something => (5, &[][..]),
+        };
+        hash_word(hash(text) ^ kind, field as usize)
     }
 
     fn weight(&self) -> Weight {

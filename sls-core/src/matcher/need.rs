@@ -101,7 +101,8 @@ impl Need {
 
     fn of_like(field: Field, like: &Like) -> Self {
         let text = |part| Self::Atom(Atom::Text { field, part, of_parts: OfParts::InDoubt });
-        let starts = like.starts().map(|starts| {
+        let Some(hir) = like.hir() else { return Self::Nothing };
+        let starts = Like::starts_of(&hir).map(|starts| {
             if starts.is_empty() {
                 return Self::Atom(Atom::Never { field });
             }
@@ -111,7 +112,7 @@ impl Need {
                 start => text(TextPart::Start(start.into())),
             }))
         });
-        let inside = like.hir().and_then(|hir| literals::required(&hir)).filter(|all| literals::shortest(all) > 1);
+        let inside = literals::required(&hir).filter(|all| literals::shortest(all) > 1);
         let inside = inside.map(|all| Self::any(all.iter().map(|literal| text(TextPart::inside(literal)))));
         Self::all(
             [starts, inside]
@@ -148,7 +149,8 @@ impl Need {
 /// Chooses what to look for, knowing what is needed by how many.
 #[derive(Debug, Default)]
 pub(super) struct Chooser {
-    needed: Tally<(Field, TextPart)>,
+    /// By what [`TextPart::fingerprint`] says.
+    needed: Tally<u64>,
     /// By field, for what is rare in one can be common in another, and by address: whoever asks keeps the lists alive.
     lists: HashMap<(Field, *const List), Weight>,
 }
@@ -173,7 +175,7 @@ impl Chooser {
     fn note(&mut self, need: &Need, lists: &mut Vec<(Field, Arc<List>)>) {
         match need {
             Need::Nothing => {}
-            Need::Atom(Atom::Text { field, part, .. }) => self.needed.add((*field, part.clone())),
+            Need::Atom(Atom::Text { field, part, .. }) => self.needed.add(part.fingerprint(*field)),
             Need::Atom(Atom::List { field, list }) => lists.push((*field, list.clone())),
             Need::Atom(_) => {}
             Need::Any(needs) | Need::All(needs) => needs.iter().for_each(|need| self.note(need, lists)),
@@ -212,7 +214,7 @@ impl Chooser {
             }
             Need::Atom(atom @ Atom::Text { field, part, .. }) => {
                 // What many look for they rarely look for because it is rare: directories, interpreters.
-                let shared = self.needed.count(&(*field, part.clone()));
+                let shared = self.needed.count(&part.fingerprint(*field));
                 (atom.weight() * (1.0 + shared as Weight / 4.0)).min(ALWAYS)
             }
             Need::Atom(atom) => atom.weight(),

@@ -24,8 +24,8 @@ pub(super) struct Regexes {
     /// None if they cannot be compiled together.
     together: Option<Regex>,
     targets: Box<[Target]>,
-    /// A byte that every expression needs, folded.
-    needed: Option<u8>,
+    /// A byte that every expression needs, folded, and how often each does at least.
+    needed: Option<(u8, usize)>,
 }
 
 impl Regexes {
@@ -41,7 +41,10 @@ impl Regexes {
             .hybrid_cache_capacity(DFA_CACHE)
             .which_captures(regex_automata::nfa::thompson::WhichCaptures::None)
             .nfa_size_limit(None);
-        let needed = hirs.as_ref().and_then(|hirs| needed_byte(hirs));
+        let needed = hirs.as_ref().and_then(|hirs| {
+            let byte = needed_byte(hirs)?;
+            Some((byte, hirs.iter().map(|hir| least(hir, byte)).min()?))
+        });
         let hirs = hirs.map(|hirs| hirs.into_iter().map(float).collect::<Vec<_>>());
         let together = hirs.and_then(|hirs| Regex::builder().configure(config).build_many_from_hir(&hirs).ok());
         Some(Self { together, targets: likes.iter().map(|(_, target)| *target).collect(), needed })
@@ -50,7 +53,9 @@ impl Regexes {
     /// Calls `found` for each expression that matches `value`.
     pub(super) fn each(&self, value: &[u8], mut found: impl FnMut(Target)) {
         // Two bytes fold to it.
-        if self.needed.is_some_and(|byte| memchr::memchr2(byte, byte ^ 0x20, value).is_none()) {
+        if let Some((byte, times)) = self.needed
+            && memchr::memchr2_iter(byte, byte ^ 0x20, value).take(times).count() < times
+        {
             return;
         }
         let Some(together) = &self.together else {
@@ -89,6 +94,23 @@ fn needed_byte(hirs: &[Hir]) -> Option<u8> {
     needed.all(|byte| byte == Some(first)).then_some(first)
 }
 
+/// How often a byte, folded, is in every match at least.
+fn least(hir: &Hir, byte: u8) -> usize {
+    let is = |other: u8| other | 0x20 == byte;
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => 0,
+        HirKind::Literal(literal) => literal.0.iter().filter(|other| is(**other)).count(),
+        HirKind::Class(Class::Bytes(class)) => {
+            class.ranges().iter().all(|range| (range.start()..=range.end()).all(is)).into()
+        }
+        HirKind::Class(Class::Unicode(_)) => 0,
+        HirKind::Repetition(repetition) => least(&repetition.sub, byte).saturating_mul(repetition.min as usize),
+        HirKind::Capture(capture) => least(&capture.sub, byte),
+        HirKind::Concat(parts) => parts.iter().fold(0, |sum: usize, part| sum.saturating_add(least(part, byte))),
+        HirKind::Alternation(parts) => parts.iter().map(|part| least(part, byte)).min().unwrap_or_default(),
+    }
+}
+
 /// The expression without the `.*` at its ends, so that a search can stop at the first match.
 fn float(hir: Hir) -> Hir {
     let HirKind::Concat(parts) = hir.kind() else { return hir };
@@ -119,4 +141,40 @@ fn float(hir: Hir) -> Hir {
 
 fn is_any_byte(class: &ClassBytes) -> bool {
     matches!(class.ranges(), [all] if all.start() == 0 && all.end() == u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(expressions: &[&str], value: &str) -> Vec<Target> {
+        let likes: Vec<_> = expressions.iter().map(|text| Like::new(text, 1 << 20).unwrap()).zip(0..).collect();
+        let mut found = Vec::new();
+        Regexes::new(&likes).unwrap().each(value.as_bytes(), |target| found.push(target));
+        found
+    }
+
+    #[test]
+    fn finds_all_that_match() {
+        let expressions = [r".*(?:[0-9]{2}:){2,}.*", r"[0-9:]+:[0-9]", ".*[0-9]:[0-9].*"];
+        assert_eq!(found(&expressions, "12:34:"), [0, 2]);
+        assert_eq!(found(&expressions, "1:2"), [1, 2]);
+        assert_eq!(found(&expressions, "12:34:5"), [0, 1, 2]);
+        assert!(found(&expressions, "1234").is_empty());
+        assert_eq!(found(&[".*[0-9]", "|[a-z]*?"], "1"), [0]);
+        assert_eq!(found(&[".*[0-9]", "|[a-z]*?"], ""), [1]);
+    }
+
+    #[test]
+    fn counts_what_every_match_has() {
+        let times = |expression: &str| {
+            let like = Like::new(expression, 1 << 20).unwrap();
+            Regexes::new(&[(like, 0)]).unwrap().needed
+        };
+        assert_eq!(times("(?:[0-9a-f]{2}:){6,}[0-9a-f]{2}"), Some((b':', 6)));
+        assert_eq!(times("(?:[0-9]:|:[a-z]:){2}"), Some((b':', 2)));
+        // The other byte that folds to a colon.
+        assert_eq!(times(r"[0-9](?:\x1a|[:\x1a])[0-9]"), Some((b':', 1)));
+        assert_eq!(times("[0-9]+"), None);
+    }
 }
