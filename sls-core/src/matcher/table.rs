@@ -5,6 +5,14 @@ use std::collections::HashMap;
 /// Who is looking for something, by number.
 pub(super) type Target = u32;
 
+/// Each target once, rising.
+pub(super) fn unique(targets: impl IntoIterator<Item = Target>) -> Box<[Target]> {
+    let mut targets: Vec<_> = targets.into_iter().collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets.into()
+}
+
 /// Set in a slot whose value is a place in the list of targets.
 const SEVERAL: u32 = 1 << 31;
 
