@@ -22,7 +22,7 @@ const NONE: u32 = u32::MAX;
 /// Targets by hash. Two keys with one hash are one key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    /// Twice as many as keys or more, and a power of two. Empty if there is no key.
+    /// Half as many again as keys or more, and a power of two. Empty if there is no key.
     slots: Box<[Slot]>,
     /// How many targets, then the targets, for each key that has several.
     several: Box<[Target]>,
@@ -46,7 +46,7 @@ impl Table {
             return Self::default();
         }
         let keys = entries.chunk_by(|a, b| a.0 == b.0);
-        let mut slots = vec![Slot { tag: 0, value: NONE }; (keys.clone().count() * 2).next_power_of_two()];
+        let mut slots = vec![Slot { tag: 0, value: NONE }; (keys.clone().count() * 3 / 2 + 1).next_power_of_two()];
         let mut several = Vec::new();
         for key in keys {
             let hash = key[0].0;
