@@ -143,7 +143,7 @@ fn a_replay_tells_what_policies_cost() {
         let numbers: Vec<_> = row.split_whitespace().take(3).map(|number| number.parse::<u64>().unwrap()).collect();
         assert_eq!(numbers, ["events", "asked", "responded"].map(|key| cost[key].as_u64().unwrap()), "{row}");
     }
-    assert!(replay("").stderr.is_empty());
+    assert!(plain.stderr.is_empty());
 }
 
 /// One policy is explained in full, also where it ignores the event; a name that is none is an error.
