@@ -18,6 +18,7 @@ mod need;
 mod profile;
 mod ranges;
 mod regexes;
+mod reloadable;
 mod table;
 mod text;
 
@@ -37,6 +38,7 @@ use table::Target;
 pub(crate) use expense::{Appraiser, Expense};
 pub(crate) use list_index::ListIndex;
 pub use profile::{CostSnapshot, KindCost, MatchCosts, PolicyCost, ProfilingMatcher};
+pub use reloadable::ReloadableMatcher;
 
 /// The most policies of a kind of event that are asked one after the other, rather than looked up.
 const MAX_SCANNED: usize = 8;
