@@ -43,7 +43,7 @@ pub(crate) enum Command {
     /// Say, for each event, what every test of every policy gave and which rule decided.
     Explain(ExplainArgs),
     /// Feed recorded events to policies and print the alerts. Actions are always dry run.
-    Replay(EventsArgs),
+    Replay(ReplayArgs),
     /// Run tests of policies: files of events and of the responses expected to them.
     Test(TestArgs),
     /// Print live events as JSON lines.
@@ -150,6 +150,15 @@ pub(crate) struct EventsArgs {
     /// Skip unknown keys of events instead of stopping, and say how many there were.
     #[arg(long)]
     pub(crate) lenient: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) events: EventsArgs,
+    /// Measure what each policy costs, and say it on standard error at the end: a table, or JSON with `--format json`.
+    #[arg(long)]
+    pub(crate) costs: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
-use sls_core::{Alert, Difference, Event, Explanation, Field, TestOutcome, Tier, TierCase};
+use serde_json::json;
+use sls_core::{Alert, CostSnapshot, Difference, Event, Explanation, Field, TestOutcome, Tier, TierCase};
 
 const DIM: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
@@ -49,6 +50,59 @@ pub(crate) fn tiers(cases: &[TierCase]) -> String {
         }
     }
     text
+}
+
+/// What matching has cost, as a table with the dearest policies first.
+pub(crate) fn costs(costs: &CostSnapshot) -> String {
+    let total = costs.nanoseconds();
+    let mut text = String::new();
+    let mut row = |[events, asked, responded, each, share]: [&str; 5], last: &str| {
+        let _ = writeln!(text, "{events:>10} {asked:>10} {responded:>10} {each:>9} {share:>7}  {last}");
+    };
+    row(["events", "asked", "responded", "ns/event", "share"], "policy");
+    for cost in &costs.policies {
+        let numbers = [cost.events, cost.asked, cost.responded].map(|number| number.to_string());
+        let [each, share] = [per(cost.nanoseconds, cost.events), percent(cost.nanoseconds, total)];
+        row([&numbers[0], &numbers[1], &numbers[2], &each, &share], &escape(&cost.policy));
+    }
+    for cost in &costs.kinds {
+        let [each, share] = [per(cost.nanoseconds, cost.events), percent(cost.nanoseconds, total)];
+        let last = format!("(finding the policies to ask about {})", cost.kind);
+        row([&cost.events.to_string(), "", "", &each, &share], &last);
+    }
+    text
+}
+
+/// The same for a program.
+pub(crate) fn costs_json(costs: &CostSnapshot) -> serde_json::Value {
+    let total = costs.nanoseconds();
+    let share = |nanoseconds| ratio(nanoseconds, total);
+    let policies = costs.policies.iter().map(|cost| {
+        json!({
+            "policy": &*cost.policy, "events": cost.events, "asked": cost.asked, "responded": cost.responded,
+            "nanoseconds": cost.nanoseconds, "nanosecondsPerEvent": ratio(cost.nanoseconds, cost.events),
+            "share": share(cost.nanoseconds),
+        })
+    });
+    let kinds = costs.kinds.iter().map(|cost| {
+        json!({
+            "kind": cost.kind.name(), "events": cost.events, "nanoseconds": cost.nanoseconds,
+            "nanosecondsPerEvent": ratio(cost.nanoseconds, cost.events), "share": share(cost.nanoseconds),
+        })
+    });
+    json!({"costs": {"policies": policies.collect::<Vec<_>>(), "kinds": kinds.collect::<Vec<_>>()}})
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn per(nanoseconds: u64, events: u64) -> String {
+    format!("{:.1}", ratio(nanoseconds, events))
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    format!("{:.1} %", 100.0 * ratio(part, whole))
 }
 
 /// An alert, as a few lines.

@@ -113,6 +113,39 @@ fn the_same_events_give_the_same_alerts() {
     assert_eq!(text(&first), text(&replay()));
 }
 
+#[test]
+fn a_replay_tells_what_policies_cost() {
+    let replay = |arguments: &str| run(in_directory(&format!("replay --policy good.yaml events.json {arguments}")));
+    let plain = replay("--format json");
+    let measured = replay("--format json --costs");
+    assert_eq!((text(&measured.stdout), measured.status), (text(&plain.stdout), plain.status));
+    let costs: Value = serde_json::from_slice(&measured.stderr).unwrap();
+    let policies = costs["costs"]["policies"].as_array().unwrap();
+    let responded: u64 = policies.iter().map(|cost| cost["responded"].as_u64().unwrap()).sum();
+    assert_eq!(responded, text(&plain.stdout).lines().count() as u64, "{costs}");
+    let number = |cost: &Value, key: &str| cost[key].as_f64().unwrap();
+    for cost in policies {
+        assert!(number(cost, "responded") <= number(cost, "asked") && number(cost, "asked") <= number(cost, "events"));
+        assert_eq!(number(cost, "asked") > 0.0, number(cost, "nanoseconds") > 0.0, "{cost}");
+    }
+    assert!(policies.is_sorted_by(|one, next| number(one, "nanoseconds") >= number(next, "nanoseconds")), "{costs}");
+    let kinds = costs["costs"]["kinds"].as_array().unwrap();
+    let shares: f64 = policies.iter().chain(kinds).map(|cost| number(cost, "share")).sum();
+    assert!((shares - 1.0).abs() < 1e-6, "{shares}");
+
+    let output = replay("--costs");
+    let table = text(&output.stderr);
+    let first: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(first, ["events", "asked", "responded", "ns/event", "share", "policy"]);
+    for cost in policies {
+        let name = cost["policy"].as_str().unwrap();
+        let row = table.lines().find(|row| row.ends_with(name)).unwrap_or_else(|| panic!("no {name} in {table}"));
+        let numbers: Vec<_> = row.split_whitespace().take(3).map(|number| number.parse::<u64>().unwrap()).collect();
+        assert_eq!(numbers, ["events", "asked", "responded"].map(|key| cost[key].as_u64().unwrap()), "{row}");
+    }
+    assert!(plain.stderr.is_empty());
+}
+
 /// One policy is explained in full, also where it ignores the event; a name that is none is an error.
 #[test]
 fn one_policy_can_be_explained() {

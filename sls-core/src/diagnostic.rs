@@ -113,6 +113,7 @@ codes! {
     ConflictingActions "SLS114" "Two policies match the same events, and one destroys what the other keeps.";
     UnusedSelector "SLS115" "A selector of `enabled_content_groups` selects no policy.";
     UnusedList "SLS116" "A list of the last document is named by no rule.";
+    ExpensiveRule "SLS117" "A rule of a frequent type that costs something for every event: nothing in it can be looked up.";
 }
 
 impl Code {

@@ -3,6 +3,7 @@
 //! Its cost is near-linear in the size of the documents. What is compared with each other is bounded: by [`RULE_FUEL`] in one
 //! policy, by [`LOAD_FUEL`] in all. Beyond that, less is found.
 
+mod expenses;
 mod literals;
 mod logic;
 mod policies;
@@ -20,6 +21,7 @@ use self::rules::each_test;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, nearest};
 use crate::list::{List, ListType};
 use crate::loader::{Entry, Node, Yaml, attribute, selects};
+use crate::matcher::Appraiser;
 use crate::policy::{Policy, PolicySet};
 use crate::rule::{Comparison, Test};
 use crate::schema::{FieldKind, FieldSet};
@@ -88,6 +90,7 @@ pub(crate) struct Lint<'a> {
     fuel: Fuel,
     /// The fields that each list is compared with.
     uses: HashMap<Arc<str>, FieldSet>,
+    appraiser: Appraiser,
     warnings: Diagnostics,
 }
 
@@ -110,6 +113,7 @@ impl<'a> Lint<'a> {
             links_left: MAX_LINKS,
             fuel: Fuel::new(LOAD_FUEL),
             uses: HashMap::new(),
+            appraiser: Appraiser::default(),
             warnings: Diagnostics::limited(limit),
         }
     }
@@ -127,6 +131,7 @@ impl<'a> Lint<'a> {
         let fuel = Fuel::new(units);
         let mut found = Vec::new();
         rules::check(policy, &fuel, &mut found);
+        found.extend(expenses::check(policy, &mut self.appraiser, &found));
         let response = policies::check(policy, &fuel);
         self.fuel.burn(units - fuel.left());
         for (index, rule) in policy.rules.iter().enumerate() {

@@ -8,12 +8,14 @@
 mod atom;
 mod candidates;
 mod edges;
+mod expense;
 mod grams;
 mod hash;
 mod index;
 mod list_index;
 mod literals;
 mod need;
+mod profile;
 mod ranges;
 mod regexes;
 mod reloadable;
@@ -33,7 +35,9 @@ use index::{Index, IndexBuilder};
 use need::{Chooser, Need};
 use table::Target;
 
+pub(crate) use expense::{Appraiser, Expense};
 pub(crate) use list_index::ListIndex;
+pub use profile::{CostSnapshot, KindCost, MatchCosts, PolicyCost, ProfilingMatcher};
 pub use reloadable::ReloadableMatcher;
 
 /// The most policies of a kind of event that are asked one after the other, rather than looked up.
@@ -82,9 +86,34 @@ impl CompiledMatcher {
 impl Matcher for CompiledMatcher {
     fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
         if let Some(kind) = &self.kinds[event.kind as usize] {
-            kind.decide(event, decided);
+            kind.decide(event, &mut Unobserved, decided);
         }
     }
+}
+
+/// What sees how an event is decided. It is compiled in, so that nobody who looks away pays.
+trait Observer {
+    /// A candidate was found, and is about to be asked.
+    fn asking(&mut self);
+
+    /// The policy, a number of the event's kind, has answered.
+    fn asked(&mut self, policy: Target, responds: bool);
+
+    /// Its response was taken care of.
+    fn responded(&mut self);
+}
+
+struct Unobserved;
+
+impl Observer for Unobserved {
+    #[inline]
+    fn asking(&mut self) {}
+
+    #[inline]
+    fn asked(&mut self, _: Target, _: bool) {}
+
+    #[inline]
+    fn responded(&mut self) {}
 }
 
 impl fmt::Debug for CompiledMatcher {
@@ -141,12 +170,12 @@ impl KindMatcher {
     }
 
     #[inline]
-    fn decide(&self, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
+    fn decide(&self, event: &Event, observer: &mut impl Observer, decided: &mut dyn FnMut(Decision<'_>)) {
         match &self.plan {
             Plan::Scan(plan) => {
-                for (policy, atoms) in self.policies.iter().zip(plan) {
+                for ((policy, atoms), number) in self.policies.iter().zip(plan).zip(0..) {
                     if atoms.as_ref().is_none_or(|atoms| atoms.iter().any(|atom| atom.may_hold(event))) {
-                        ask(policy, event, decided);
+                        ask(policy, number, event, observer, decided);
                     }
                 }
             }
@@ -159,25 +188,35 @@ impl KindMatcher {
                 let mut always = always.iter().copied().peekable();
                 candidates.for_each(|candidate| {
                     while let Some(earlier) = always.next_if(|always| *always < candidate) {
-                        self.ask(earlier, event, decided);
+                        self.ask(earlier, event, observer, decided);
                     }
-                    self.ask(candidate, event, decided);
+                    self.ask(candidate, event, observer, decided);
                 });
-                always.for_each(|rest| self.ask(rest, event, decided));
+                always.for_each(|rest| self.ask(rest, event, observer, decided));
             }
         }
     }
 
-    fn ask(&self, policy: Target, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
-        if let Some(policy) = self.policies.get(policy as usize) {
-            ask(policy, event, decided);
+    fn ask(&self, number: Target, event: &Event, observer: &mut impl Observer, decided: &mut dyn FnMut(Decision<'_>)) {
+        if let Some(policy) = self.policies.get(number as usize) {
+            ask(policy, number, event, observer, decided);
         }
     }
 }
 
-fn ask(policy: &Arc<Policy>, event: &Event, decided: &mut dyn FnMut(Decision<'_>)) {
-    if let Some(decision) = decision::<LookUp>(policy, event) {
+fn ask(
+    policy: &Arc<Policy>,
+    number: Target,
+    event: &Event,
+    observer: &mut impl Observer,
+    decided: &mut dyn FnMut(Decision<'_>),
+) {
+    observer.asking();
+    let decision = decision::<LookUp>(policy, event);
+    observer.asked(number, decision.is_some());
+    if let Some(decision) = decision {
         decided(decision);
+        observer.responded();
     }
 }
 

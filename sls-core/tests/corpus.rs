@@ -16,7 +16,7 @@ use serde_json::Value;
 use sls_core::{
     Action, ActionContext, ActionExplanation, ActionSet, CompiledMatcher, Decision, Engine, Event, Execution, Expr,
     Field, LIST_KEYS, ListType, Matcher, Operand, Operator, POLICY_KEYS, PlannedAction, PolicyLoader, PolicySet,
-    PolicyType, Responder, TreeMatcher, UnknownKeys, parse_rule,
+    PolicyType, ProfilingMatcher, Responder, TreeMatcher, UnknownKeys, parse_rule,
 };
 
 #[derive(Deserialize)]
@@ -68,6 +68,7 @@ type Factory = fn(Arc<PolicySet>) -> Box<dyn Matcher>;
 const MATCHERS: &[(&str, Factory)] = &[
     ("tree", |policies| Box::new(TreeMatcher::new(policies))),
     ("compiled", |policies| Box::new(CompiledMatcher::new(policies))),
+    ("profiling", |policies| Box::new(ProfilingMatcher::new(policies, || 0))),
 ];
 
 #[test]

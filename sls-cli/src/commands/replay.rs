@@ -2,29 +2,41 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufRead, BufReader, stdin};
+use std::io::{BufRead, BufReader, Write, stdin};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use sls_core::{
-    AlertSink, BoxError, Capabilities, DryRunResponder, Engine, EventReader, EventSource, MessageType, SourceStatus,
-    UnknownKeys,
+    AlertSink, BoxError, Capabilities, DryRunResponder, Engine, EventReader, EventSource, MatchCosts, MessageType,
+    ProfilingMatcher, SourceStatus, UnknownKeys,
 };
 
-use crate::args::{EventsArgs, Format};
+use crate::args::{EventsArgs, Format, ReplayArgs};
 use crate::exit::{Answer, UnusablePolicies, say};
 use crate::output::Outputs;
 use crate::policies::Documents;
 use crate::render;
 
-pub(crate) fn run(args: &EventsArgs, format: Option<Format>) -> anyhow::Result<Answer> {
+pub(crate) fn run(ReplayArgs { events: args, costs }: &ReplayArgs, format: Option<Format>) -> anyhow::Result<Answer> {
     let policies = Documents::of(&args.policies, args.content)
         .load(Capabilities::default())
         .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
     // JSON lines even on a terminal, unless asked: that is what a replay is for.
     let mut outputs = Outputs::open(&[], format.unwrap_or(Format::Json), MessageType::ALL)?;
-    let mut engine = Engine::builder(policies).dry_run(true).build();
+    let mut builder = Engine::builder(policies).dry_run(true);
+    let measured = Arc::new(OnceLock::new());
+    if *costs {
+        let measured = measured.clone();
+        // The policies stay the same, so this is called once.
+        builder = builder.matcher(move |policies| {
+            let matcher = ProfilingMatcher::new(policies, clock);
+            let _ = measured.set(matcher.costs());
+            Box::new(matcher)
+        });
+    }
+    let mut engine = builder.build();
     let mut source = open(args)?;
     let mut failed: Option<BoxError> = None;
     loop {
@@ -42,9 +54,29 @@ pub(crate) fn run(args: &EventsArgs, format: Option<Format>) -> anyhow::Result<A
         }
         if status == SourceStatus::Ended {
             report_skipped(&source);
+            if let Some(costs) = measured.get() {
+                report_costs(costs, format);
+            }
             return Ok(Answer::Yes);
         }
     }
+}
+
+/// Nanoseconds since it was first asked.
+fn clock() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed().as_nanos();
+    u64::try_from(elapsed).unwrap_or(u64::MAX)
+}
+
+fn report_costs(costs: &MatchCosts, format: Option<Format>) {
+    let costs = costs.snapshot();
+    let text = match format {
+        Some(Format::Json) => format!("{}\n", render::json(&render::costs_json(&costs).to_string())),
+        _ => render::costs(&costs),
+    };
+    // Nobody has to read it.
+    let _ = anstream::stderr().write_all(text.as_bytes());
 }
 
 /// The events that a command was given.

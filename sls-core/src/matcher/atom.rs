@@ -77,6 +77,9 @@ pub(super) type Weight = f32;
 
 pub(super) const ALWAYS: Weight = 1000.0;
 
+/// Every event has a number, if no more than so many are left out.
+const FEW_NUMBERS: u64 = 16;
+
 impl Atom {
     pub(super) fn field(&self) -> Field {
         match self {
@@ -95,10 +98,13 @@ impl Atom {
         let each = match self {
             Self::Text { field, part, .. } => match (part, field.kind()) {
                 (TextPart::Whole(text), FieldKind::Enum(_)) if !text.is_empty() => 200.0,
+                (TextPart::Start(text), FieldKind::Path) if **text == *b"/" => ALWAYS,
+                (TextPart::Something, _) if *field == Field::ProgramName => ALWAYS,
                 (part, _) => part.weight(),
             },
             Self::Like { .. } => 400.0,
             Self::List { .. } | Self::Never { .. } => 0.0,
+            Self::Numbers { ranges, .. } if left_out(ranges) <= FEW_NUMBERS => ALWAYS,
             Self::Numbers { field, ranges } => ranges.iter().map(|range| weight_of_range(*field, *range)).sum(),
             Self::Bool { wanted: true, .. } => 100.0,
             Self::Bool { wanted: false, .. } => ALWAYS,
@@ -216,7 +222,11 @@ fn weight_of_range(field: Field, (from, to): (u64, u64)) -> Weight {
         0 => 5.0,
         1..=16 => 20.0,
         17..=1024 => 100.0,
-        _ if to == u64::MAX && from <= 1 => ALWAYS,
         _ => 400.0,
     }
+}
+
+/// How many numbers are in no range. Ranges do not overlap.
+fn left_out(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().fold(u64::MAX, |left, (from, to)| left.saturating_sub(to.saturating_sub(*from).saturating_add(1)))
 }

@@ -51,7 +51,8 @@ impl Need {
         Self::all([trigger, rules])
     }
 
-    fn of_condition(condition: &Condition, negated: bool) -> Self {
+    /// What the condition, turned round if `negated`, needs not to be false.
+    pub(super) fn of_condition(condition: &Condition, negated: bool) -> Self {
         match condition {
             Condition::And(terms) if !negated => Self::all(terms.iter().map(|term| Self::of_condition(term, false))),
             Condition::Or(terms) if negated => Self::all(terms.iter().map(|term| Self::of_condition(term, true))),
@@ -131,6 +132,14 @@ impl Need {
         }))
     }
 
+    fn each_atom(&self, visit: &mut impl FnMut(&Atom)) {
+        match self {
+            Self::Nothing => {}
+            Self::Atom(atom) => visit(atom),
+            Self::Any(needs) | Self::All(needs) => needs.iter().for_each(|need| need.each_atom(visit)),
+        }
+    }
+
     fn text(field: Field, part: TextPart) -> Self {
         Self::Atom(Atom::Text { field, part, of_parts: OfParts::Compares })
     }
@@ -159,27 +168,37 @@ impl Chooser {
     /// A chooser for somebody who has these needs.
     pub(super) fn new(needs: &[Need]) -> Self {
         let mut chooser = Self::default();
-        let mut lists = Vec::new();
-        needs.iter().for_each(|need| chooser.note(need, &mut lists));
+        needs.iter().for_each(|need| chooser.count(need));
         // All of this has to be known before anything is weighed: what has been weighed must not change.
-        for (field, list) in lists {
-            if !chooser.lists.contains_key(&(field, Arc::as_ptr(&list))) {
-                let entries = of_entries(field, &list.entries).map(|need| chooser.weight(&need));
-                let weight = entries.sum::<Weight>().min(ALWAYS);
-                chooser.lists.insert((field, Arc::as_ptr(&list)), weight);
-            }
-        }
+        needs.iter().for_each(|need| chooser.weigh_lists(need));
         chooser
     }
 
-    fn note(&mut self, need: &Need, lists: &mut Vec<(Field, Arc<List>)>) {
-        match need {
-            Need::Nothing => {}
-            Need::Atom(Atom::Text { field, part, .. }) => self.needed.add(part.fingerprint(*field)),
-            Need::Atom(Atom::List { field, list }) => lists.push((*field, list.clone())),
-            Need::Atom(_) => {}
-            Need::Any(needs) | Need::All(needs) => needs.iter().for_each(|need| self.note(need, lists)),
-        }
+    /// Turns to somebody who has only this need. Lists stay weighed.
+    pub(super) fn turn_to(&mut self, need: &Need) {
+        self.needed = Tally::default();
+        self.weigh_lists(need);
+        self.count(need);
+    }
+
+    fn count(&mut self, need: &Need) {
+        need.each_atom(&mut |atom| {
+            if let Atom::Text { field, part, .. } = atom {
+                self.needed.add(part.fingerprint(*field));
+            }
+        });
+    }
+
+    fn weigh_lists(&mut self, need: &Need) {
+        need.each_atom(&mut |atom| {
+            if let Atom::List { field, list } = atom
+                && !self.lists.contains_key(&(*field, Arc::as_ptr(list)))
+            {
+                let entries = of_entries(*field, &list.entries).map(|need| self.weight(&need));
+                let weight = entries.sum::<Weight>().min(ALWAYS);
+                self.lists.insert((*field, Arc::as_ptr(list)), weight);
+            }
+        });
     }
 
     /// The atoms of which an event must have one; none if every event, or nearly so, has.
@@ -205,7 +224,7 @@ impl Chooser {
         }
     }
 
-    fn weight(&self, need: &Need) -> Weight {
+    pub(super) fn weight(&self, need: &Need) -> Weight {
         let lightest = |a: Weight, b: Weight| a.min(b);
         match need {
             Need::Nothing => ALWAYS,
