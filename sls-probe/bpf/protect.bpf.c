@@ -131,7 +131,8 @@ int protect_signal(u64 *ctx)
 {
 	u32 signal = ctx[2];
 
-	if (!is_process_self((void *)ctx[0]) || ctx[1] <= SEND_SIG_PRIV || ctx[3])
+	/* The verifier believes that no argument is NULL, and would leave out a comparison with 0. */
+	if (!is_process_self((void *)ctx[0]) || ctx[1] <= SEND_SIG_PRIV || ctx[3] > SEND_SIG_PRIV)
 		return 0;
 	/* 0 asks whether it is there. */
 	if (signal == 0 || signal > 64 || protect_config.signals >> (signal - 1) & 1 || is_exempt())

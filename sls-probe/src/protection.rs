@@ -61,7 +61,7 @@ static GROUP: Group = Group {
 
 /// How a sensor protects itself: [`ProbeBuilder::self_protection`](crate::ProbeBuilder::self_protection).
 ///
-/// With `EPERM`, other processes are refused, root's too:
+/// Other processes, root's too, are refused, with `EPERM` (and `EACCES` for `/proc/PID/mem`):
 ///
 /// - signals to the process that has the probe, whichever way they are sent by a process, and also those that a file's owner
 ///   (`F_SETOWN`) would get;
