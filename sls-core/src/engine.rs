@@ -379,7 +379,11 @@ impl Engine {
                     },
                     None => {
                         let before = detections.len();
-                        detections.extend(responding.respond(event, decision));
+                        // Certainty that is silent has to stand under the other name, too.
+                        let silent = || {
+                            (decision.certain && event.is_under_new_name()).then(|| Detection::silent(event, decision))
+                        };
+                        detections.extend(responding.respond(event, decision).or_else(silent));
                         stats.detections += (detections.len() - before) as u64;
                     }
                 }
@@ -387,7 +391,7 @@ impl Engine {
         });
         // What the kernel has done is told, also where it does not follow from what is known here.
         if let Some(Enforced { policy, rule, .. }) = &event.enforced
-            && !detections.iter().any(|detection| detection.policy.name == policy.name)
+            && !detections.iter().any(|detection| detection.policy.name == policy.name && !detection.plan.is_empty())
             && let Some(rule) = policy.rules.get(*rule)
         {
             let before = detections.len();

@@ -80,7 +80,7 @@ pub use limits::Limits;
 pub use list::{HostName, List, ListType, MAX_HOST_ADDRESSES};
 pub use loader::PolicyLoader;
 pub use lowering::{KernelPolicy, KernelRule, KernelSet, KernelTest, KernelVerdict, Obstacle, PathSet};
-pub use matcher::CompiledMatcher;
+pub use matcher::{CompiledMatcher, ReloadableMatcher};
 pub use planner::{ActionPlanner, GuardedPlanner, MAX_ACTIONS, MessageType, Plan, PlanContext};
 pub use plugin::{
     ActionContext, AlertSink, BoxError, Confirmation, EventSource, Execution, Protection, Responder, SourceStatus,

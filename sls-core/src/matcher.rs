@@ -16,6 +16,7 @@ mod literals;
 mod need;
 mod ranges;
 mod regexes;
+mod reloadable;
 mod table;
 mod text;
 
@@ -33,6 +34,7 @@ use need::{Chooser, Need};
 use table::Target;
 
 pub(crate) use list_index::ListIndex;
+pub use reloadable::ReloadableMatcher;
 
 /// The most policies of a kind of event that are asked one after the other, rather than looked up.
 const MAX_SCANNED: usize = 8;

@@ -42,6 +42,21 @@ fn generated_cases_meet_every_policy_type_and_outcome() {
     assert!(missing.is_empty(), "never generated: {missing:?}");
 }
 
+/// The new name matches for certain, and the policy has nothing to do; the old name is in doubt, which would alert.
+#[test]
+fn silence_under_the_new_name_stands_under_the_old_one() {
+    let policies = PolicySet::from_yaml(
+        "p.yaml",
+        "P: {policy: filemonitor, responseActions: [], rules: ['match programName == \"/tmp/*\" or filePath == \"*sh\"', default ignore]}",
+    )
+    .unwrap();
+    let line = r#"{"kind":"file","processPid":5,"processStart":7,"filePath":"/x","newFilePath":"/usr/bin/bash","fileOperation":"RENAME","unknown":["programName"]}"#;
+    let (event, _) = Event::from_json(line, UnknownKeys::Reject).unwrap();
+    let mut engine = Engine::builder(policies).build();
+    assert_eq!(process(&mut engine, event), []);
+    assert_eq!(engine.stats().detections, 0);
+}
+
 fn check(case: &Case, seen: &mut BTreeSet<String>) {
     let policies = Arc::new(case.load());
     let written = PolicySet::from_yaml("effective.yaml", policies.effective_document())

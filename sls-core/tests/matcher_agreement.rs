@@ -13,12 +13,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use arc_swap::ArcSwap;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 use sls_core::{
-    CompiledMatcher, Event, EventKind, Expr, Field, FieldKind, Matcher, Operand, PolicySet, PolicyType, TestSyntax,
-    TreeMatcher, Truth, Value as FieldValue, parse_rule, raises,
+    CompiledMatcher, Event, EventKind, Expr, Field, FieldKind, Matcher, Operand, PolicySet, PolicyType,
+    ReloadableMatcher, TestSyntax, TreeMatcher, Truth, Value as FieldValue, parse_rule, raises,
 };
 
 use broken_matchers::BROKEN;
@@ -271,18 +270,18 @@ fn a_matcher_is_replaced_under_its_readers() {
         let policy = |index| (format!("{name}{index}"), policy("programName == \"*/sh\""));
         (0..50).map(policy).collect::<Map<_, _>>()
     };
-    let matchers = ["old", "new"].map(|name| Arc::new(CompiledMatcher::new(matcher_cases::load(&document(name)))));
-    let current = ArcSwap::from(matchers[0].clone());
+    let policies = ["old", "new"].map(|name| matcher_cases::load(&document(name)));
+    let current = ReloadableMatcher::new(policies[0].clone());
     let mut event = Event::new(EventKind::Exec);
     event.set_text(Field::ProgramName, b"/bin/sh");
-    let expected = matchers.each_ref().map(|matcher| answers(&**matcher, &event));
+    let expected = policies.each_ref().map(|policies| answers(&CompiledMatcher::new(policies.clone()), &event));
     assert_eq!(expected.each_ref().map(|names| names[0].len()), [50, 50]);
     thread::scope(|scope| {
         let reader = || {
             scope.spawn(|| {
                 let mut seen = [false; 2];
                 while seen != [true; 2] {
-                    let found = answers(&**current.load(), &event);
+                    let found = answers(&current, &event);
                     let of = expected.iter().position(|expected| *expected == found);
                     seen[of.unwrap_or_else(|| panic!("of neither: {found:?}"))] = true;
                 }
@@ -290,7 +289,7 @@ fn a_matcher_is_replaced_under_its_readers() {
         };
         let readers = [(); 4].map(|()| reader());
         while !readers.iter().all(|reader| reader.is_finished()) {
-            matchers.iter().for_each(|matcher| current.store(matcher.clone()));
+            policies.iter().for_each(|policies| current.reload(policies.clone()));
             thread::yield_now();
         }
     });

@@ -45,6 +45,20 @@ pub(super) struct Detection {
 }
 
 impl Detection {
+    /// A decision that nothing is done about.
+    pub(super) fn silent(event: &Event, decision: Decision<'_>) -> Self {
+        Self {
+            policy: decision.policy.clone(),
+            rule: decision.rule.text.clone(),
+            certain: decision.certain,
+            uncertain: decision.uncertain,
+            new_name: event.is_under_new_name(),
+            plan: Plan::default(),
+            executions: Vec::new(),
+            sequence: 0,
+        }
+    }
+
     /// Takes the place of the decision that was acted upon by one for certain.
     pub(super) fn settle(&mut self, event: &Event, decision: Decision<'_>) {
         self.rule = decision.rule.text.clone();

@@ -78,7 +78,7 @@ impl<const G: usize> Grams<G> {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn check(&self, gram: u32, value: &[u8], at: usize, found: &mut impl FnMut(Target)) {
         self.table.each(hash_word(gram.into(), G), |place| {
             let Some(place) = self.places.get(place as usize) else { return };

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::atom::Atom;
 use super::need::{Chooser, of_entries};
 use super::ranges::Ranges;
-use super::table::Target;
+use super::table::{Target, unique};
 use super::text::{TextIndex, TextIndexBuilder};
 use crate::event::{Event, Value, canonical};
 use crate::list::{Entries, HostName, List};
@@ -157,13 +157,13 @@ impl IndexBuilder {
     pub(super) fn build(self) -> Index {
         let texts = self.texts.into_iter().map(|(field, texts)| (field, FieldIndex::Text(Box::new(texts.build()))));
         let numbers = self.numbers.into_iter().map(|(field, numbers)| {
-            (field, FieldIndex::Number { ranges: Ranges::new(&numbers.ranges), all: all(numbers.all) })
+            (field, FieldIndex::Number { ranges: Ranges::new(&numbers.ranges), all: unique(numbers.all) })
         });
-        let bools = self.bools.into_iter().map(|(field, targets)| (field, FieldIndex::Bool(targets.map(all))));
+        let bools = self.bools.into_iter().map(|(field, targets)| (field, FieldIndex::Bool(targets.map(unique))));
         let hosts = self.hosts.into_iter().map(|(field, hosts)| (field, FieldIndex::Host(Box::new(hosts.build()))));
         Index {
             fields: texts.chain(numbers).chain(bools).chain(hosts).collect(),
-            groups: self.groups.into_iter().map(all).collect(),
+            groups: self.groups.into_iter().map(unique).collect(),
         }
     }
 
@@ -206,13 +206,6 @@ impl IndexBuilder {
 impl HostIndexBuilder {
     fn build(self) -> HostIndex {
         let (v4, v6) = (Ranges::new(&self.v4), Ranges::new(&self.v6));
-        HostIndex { v4, v6, names: self.names.into(), all: all(self.all) }
+        HostIndex { v4, v6, names: self.names.into(), all: unique(self.all) }
     }
-}
-
-fn all(targets: impl IntoIterator<Item = Target>) -> Box<[Target]> {
-    let mut targets: Vec<_> = targets.into_iter().collect();
-    targets.sort_unstable();
-    targets.dedup();
-    targets.into()
 }

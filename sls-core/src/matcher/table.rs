@@ -5,6 +5,14 @@ use std::collections::HashMap;
 /// Who is looking for something, by number.
 pub(super) type Target = u32;
 
+/// Each target once, rising.
+pub(super) fn unique(targets: impl IntoIterator<Item = Target>) -> Box<[Target]> {
+    let mut targets: Vec<_> = targets.into_iter().collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets.into()
+}
+
 /// Set in a slot whose value is a place in the list of targets.
 const SEVERAL: u32 = 1 << 31;
 
@@ -14,7 +22,7 @@ const NONE: u32 = u32::MAX;
 /// Targets by hash. Two keys with one hash are one key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    /// Twice as many as keys or more, and a power of two. Empty if there is no key.
+    /// Half as many again as keys or more, and a power of two. Empty if there is no key.
     slots: Box<[Slot]>,
     /// How many targets, then the targets, for each key that has several.
     several: Box<[Target]>,
@@ -38,7 +46,7 @@ impl Table {
             return Self::default();
         }
         let keys = entries.chunk_by(|a, b| a.0 == b.0);
-        let mut slots = vec![Slot { tag: 0, value: NONE }; (keys.clone().count() * 2).next_power_of_two()];
+        let mut slots = vec![Slot { tag: 0, value: NONE }; (keys.clone().count() * 3 / 2 + 1).next_power_of_two()];
         let mut several = Vec::new();
         for key in keys {
             let hash = key[0].0;

@@ -5,7 +5,7 @@ use super::edges::Edges;
 use super::grams::{GRAMS, Grams};
 use super::hash::hash;
 use super::regexes::Regexes;
-use super::table::{Table, Target};
+use super::table::{Table, Target, unique};
 use crate::pattern::{Known, Like};
 
 /// What a value is looked up in.
@@ -162,7 +162,7 @@ impl TextIndexBuilder {
         let hashed = |texts: &[(Box<[u8]>, Target)]| {
             Table::new(texts.iter().map(|(text, target)| (hash(text), *target)).collect::<Vec<_>>())
         };
-        let of = |texts: &[(Box<[u8]>, Target)]| targets(texts.iter().map(|(_, target)| *target));
+        let of = |texts: &[(Box<[u8]>, Target)]| unique(texts.iter().map(|(_, target)| *target));
         let (short, long): (Vec<_>, Vec<_>) =
             borrowed(&self.inside).into_iter().partition(|(text, _)| text.len() < GRAMS[1]);
         let anywhere = self.inside.iter().map(|(_, target)| *target).chain(self.something.iter().copied());
@@ -173,7 +173,7 @@ impl TextIndexBuilder {
                 names: of(&self.names),
                 starts: of(&self.starts),
                 ends: of(&self.ends),
-                rest: targets(anywhere.chain(regexes)),
+                rest: unique(anywhere.chain(regexes)),
             },
             whole: Whole {
                 table: hashed(&self.whole),
@@ -186,18 +186,11 @@ impl TextIndexBuilder {
             short: Grams::new(&short),
             long: Grams::new(&long),
             regexes: Regexes::new(&self.regexes),
-            something: targets(self.something.iter().copied()),
+            something: unique(self.something.iter().copied()),
         }
     }
 }
 
 fn borrowed(texts: &[(Box<[u8]>, Target)]) -> Vec<(&[u8], Target)> {
     texts.iter().map(|(text, target)| (&**text, *target)).collect()
-}
-
-fn targets(targets: impl Iterator<Item = Target>) -> Box<[Target]> {
-    let mut targets: Vec<_> = targets.collect();
-    targets.sort_unstable();
-    targets.dedup();
-    targets.into()
 }

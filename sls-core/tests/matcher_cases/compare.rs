@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use sls_core::{Event, Field, FieldSet, Limits, Matcher, PolicyLoader, PolicySet, TreeMatcher};
+use sls_core::{Diagnostics, Event, Field, FieldSet, Limits, Matcher, PolicyLoader, PolicySet, TreeMatcher};
 
 use super::{Case, Step};
 
@@ -42,11 +42,14 @@ pub(crate) fn answers(matcher: &dyn Matcher, event: &Event) -> Vec<Vec<Answer>> 
 }
 
 pub(crate) fn load(document: &Map<String, Value>) -> Arc<PolicySet> {
+    try_load(document).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn try_load(document: &Map<String, Value>) -> Result<Arc<PolicySet>, Diagnostics> {
+    // Literals are long, and groups are repeated within groups.
+    let limits = Limits { regex_bytes: 16 << 20, regex_total_bytes: 256 << 20, ..Limits::default() };
     let text = serde_json::to_string(document).unwrap();
-    // Fuzzers call this often.
-    let limits = Limits { regex_bytes: 256 << 10, ..Limits::default() };
-    let policies = PolicyLoader::new().limits(limits).document("case.yaml", text.as_str()).load();
-    Arc::new(policies.unwrap_or_else(|error| panic!("{error}\n{text}")))
+    PolicyLoader::new().limits(limits).document("case.yaml", text).load().map(Arc::new)
 }
 
 /// Two matchers of one set of policies.
@@ -138,9 +141,8 @@ impl Disagreement {
     fn try_without(&mut self, factory: Factory<'_>, take: impl FnOnce(&mut Map<String, Value>, &mut Step)) -> bool {
         let (mut document, mut step) = (self.document.clone(), self.step.clone());
         take(&mut document, &mut step);
-        let text = serde_json::to_string(&document).unwrap();
         // A rule may need the list that was taken.
-        if PolicySet::from_yaml("case.yaml", text).is_err() {
+        if try_load(&document).is_err() {
             return false;
         }
         let answers = Pair::new(&document, factory).take(&step);
