@@ -130,9 +130,14 @@ SEC("lsm/task_kill")
 int protect_signal(u64 *ctx)
 {
 	u32 signal = ctx[2];
+	u64 info = 0, cred = 0;
 
-	/* The verifier believes that no argument is NULL, and would leave out a comparison with 0. */
-	if (!is_process_self((void *)ctx[0]) || ctx[1] <= SEND_SIG_PRIV || ctx[3] > SEND_SIG_PRIV)
+	if (!is_process_self((void *)ctx[0]))
+		return 0;
+	/* The verifier takes an argument for a pointer to something, and would leave comparisons with less out. */
+	bpf_probe_read_kernel(&info, sizeof(info), &ctx[1]);
+	bpf_probe_read_kernel(&cred, sizeof(cred), &ctx[3]);
+	if (info <= SEND_SIG_PRIV || cred)
 		return 0;
 	/* 0 asks whether it is there. */
 	if (signal == 0 || signal > 64 || protect_config.signals >> (signal - 1) & 1 || is_exempt())
