@@ -9,8 +9,6 @@
 #define PTRACE_MODE_ATTACH 0x2
 /* include/uapi/linux/bpf.h */
 #define BPF_LINK_GET_FD_BY_ID 30
-/* include/linux/sched/signal.h: a signal without more to say, which only the kernel itself sends that way. */
-#define SEND_SIG_PRIV 1
 
 /* src/protection.rs has the same numbers. */
 enum operation {
@@ -124,20 +122,19 @@ INLINE int refused(u32 operation, u32 argument, bool by_current)
 }
 
 /* int task_kill(struct task_struct *p, struct kernel_siginfo *info, int sig, const struct cred *cred). Of signals that the
- * kernel makes, it asks only about those of a process that ends (PR_SET_PDEATHSIG), of a terminal that goes, and of a USB
- * transfer, which has credentials of its own. */
+ * kernel makes, it asks only about those of a process that ends (PR_SET_PDEATHSIG, a terminal that goes), and of a USB transfer,
+ * which has credentials of its own. */
 SEC("lsm/task_kill")
 int protect_signal(u64 *ctx)
 {
 	u32 signal = ctx[2];
-	u64 info = 0, cred = 0;
+	u64 cred = 0;
 
 	if (!is_process_self((void *)ctx[0]))
 		return 0;
-	/* The verifier takes an argument for a pointer to something, and would leave comparisons with less out. */
-	bpf_probe_read_kernel(&info, sizeof(info), &ctx[1]);
+	/* The verifier takes an argument for a pointer to something, and would leave a comparison with 0 out. */
 	bpf_probe_read_kernel(&cred, sizeof(cred), &ctx[3]);
-	if (info <= SEND_SIG_PRIV || cred)
+	if (cred || read(struct task_struct, (void *)bpf_get_current_task(), flags) & PF_EXITING)
 		return 0;
 	/* 0 asks whether it is there. */
 	if (signal == 0 || signal > 64 || protect_config.signals >> (signal - 1) & 1 || is_exempt())

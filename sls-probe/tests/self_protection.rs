@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -248,6 +248,11 @@ fn sensor(how_it_ends: &str) {
             thread::sleep(common::patience());
         }
         "abort" => std::process::abort(),
+        "orphaned" => {
+            nix::sys::prctl::set_pdeathsig(Some(Signal::SIGUSR1)).unwrap();
+            io::stdout().write_all(b"\nready\n").unwrap();
+            thread::sleep(common::patience());
+        }
         "execution" => become_program("/bin/true"),
         other => panic!("{other}"),
     }
@@ -262,6 +267,15 @@ fn signals_of_the_kernel_arrive() {
         let status = actor(ACTOR, &format!("sensor {how}")).stderr(Stdio::null()).status().unwrap();
         assert_eq!(status.signal(), signal, "{how}: {status:?}");
     }
+    // What it wants to be told of the end of its parent, which is a thread.
+    let parent = thread::spawn(|| {
+        let mut child = actor(ACTOR, "sensor orphaned").stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line == "ready"));
+        child
+    });
+    let status = parent.join().unwrap().wait().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGUSR1), "{status:?}");
 }
 
 #[test]
