@@ -39,6 +39,10 @@ pub(crate) struct Config {
     pub(crate) protected_paths: Vec<String>,
     /// Paths of cgroups in the v2 hierarchy, whose processes, and those in cgroups below, are never acted upon.
     pub(crate) protected_cgroups: Vec<PathBuf>,
+    /// Refuse what others would do to the sensor itself: signals, ptrace, access to its BPF objects.
+    pub(crate) self_protection: bool,
+    /// Programs that may do it all the same, such as a container runtime that has to stop the sensor.
+    pub(crate) self_protection_exempt: Vec<PathBuf>,
     /// Other guards.
     pub(crate) guards: Vec<Guard>,
     /// When the circuit breaker trips.
@@ -94,6 +98,9 @@ impl Config {
         for policy in &mut config.policies {
             *policy = directory.join(&*policy);
         }
+        for program in &mut config.self_protection_exempt {
+            *program = directory.join(&*program);
+        }
         if let Some(quarantine) = &mut config.quarantine_directory {
             *quarantine = directory.join(&*quarantine);
         }
@@ -129,6 +136,10 @@ mod tests {
         assert_eq!(config.policies, [PathBuf::from("a.yaml")]);
         assert_eq!(config.outputs, ["file:/x".parse().unwrap()]);
         assert_eq!(config.message_types, [MessageType::Audit]);
+        let config: Config =
+            serde_yaml::from_str("selfProtection: true\nselfProtectionExempt: [/usr/bin/runc]\n").unwrap();
+        assert_eq!((config.self_protection, &*config.self_protection_exempt), (true, &["/usr/bin/runc".into()][..]));
+        assert!(!Config::default().self_protection);
         let config: Config = serde_yaml::from_str("pauseContainer: {thawAfter: 5m}").unwrap();
         assert_eq!(config.pause_container.thaw_after, Some(Duration::from_secs(300)));
         assert!(serde_yaml::from_str::<Config>("pauseContainer: {thawAfter: soon}").is_err());

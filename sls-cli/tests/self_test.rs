@@ -103,6 +103,46 @@ fn policies_whose_actions_work_start() {
     sensor.stop().assert_clean();
 }
 
+#[test]
+fn a_sensor_that_protects_itself_says_what_it_refused() {
+    let directory = directory();
+    let report = report(&run(sls(&["doctor", "--format", "json"])));
+    let configuration = |exempt: &str| {
+        let text = format!(
+            "content: false\nselfProtection: true\nselfProtectionExempt: [{exempt}]\npolicies: [policy.yaml]\n"
+        );
+        let file = write(directory.path().join("sls.yaml"), &text);
+        let mut command = sls(&["run", "--dry-run", "--config"]);
+        command.arg(file);
+        command
+    };
+    killing(&directory);
+    if report["selfProtection"]["works"] == false {
+        let reason = report["selfProtection"]["reason"].as_str().unwrap();
+        let refused = run(configuration(""));
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let said = text(&refused.stderr);
+        assert!(said.contains(&format!("the sensor cannot protect itself: {reason}")), "{said}");
+        return;
+    }
+    // This test has to be able to stop it.
+    let exempt = std::env::current_exe().unwrap();
+    let sensor = Sensor::start(configuration(exempt.to_str().unwrap()));
+    let pid = sensor.pid.to_string();
+    let mut kill = Command::new("kill");
+    assert!(!kill.args(["-TERM", &pid]).stderr(std::process::Stdio::null()).status().unwrap().success());
+    let line = sensor.wait_for_log("tampering with the sensor was refused");
+    assert!(line.contains("tampering=signal 15") && line.contains("name=kill"), "{line}");
+    // A reload and `sls rearm` are for all.
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    sensor.wait_for_log("policies reloaded");
+    assert!(run(sls(&["rearm", &pid])).status.success());
+    sensor.wait_for_log("the circuit breakers are closed");
+    let ended = sensor.stop();
+    ended.assert_clean();
+    assert!(ended.log.contains("tampering_refused=1"), "{}", ended.log);
+}
+
 /// A policy that would kill what nobody runs.
 fn killing(directory: &TempDir) -> PathBuf {
     let text = policy("Killing", "programName == \"/nonexistent\"", "[kill, alert]");

@@ -14,6 +14,7 @@ enum {
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_QUEUE = 22,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 enum { BPF_F_NO_PREALLOC = 1 };
@@ -33,6 +34,7 @@ static u64 (*bpf_get_current_task)(void) = (void *)35;
 static long (*bpf_send_signal)(u32 signal) = (void *)109;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static long (*bpf_map_push_elem)(void *map, const void *value, u64 flags) = (void *)87;
 static long (*bpf_probe_read_user_str)(void *to, u32 size, const void *from) = (void *)114;
 /* Linux 5.11 and 5.17. */
 static struct task_struct *(*bpf_get_current_task_btf)(void) = (void *)158;

@@ -11,15 +11,20 @@ struct self {
 
 const volatile struct self self SEC(".rodata.self") = {};
 
-INLINE bool is_self(void)
+/* Whether a thread is one of the sensor's. */
+INLINE bool is_process_self(void *task)
 {
-	void *task = (void *)bpf_get_current_task();
 	void *leader = read(struct task_struct, task, group_leader);
 	void *pid = read(struct task_struct, leader, thread_pid);
 	void *upid = pid + innermost_upid(pid);
 
 	return (u32)read(struct upid, upid, nr) == self.pid &&
 	       read(struct pid_namespace, read(struct upid, upid, ns), ns.inum) == self.pid_namespace;
+}
+
+INLINE bool is_self(void)
+{
+	return is_process_self((void *)bpf_get_current_task());
 }
 
 #endif

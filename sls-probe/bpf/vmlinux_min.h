@@ -278,6 +278,10 @@ struct bpf_prog_aux {
 	char name[16];
 };
 
+struct bpf_map {
+	u32 id;
+};
+
 struct bpf_prog {
 	struct bpf_prog_aux *aux;
 };

@@ -10,6 +10,7 @@ use crate::group::{GROUPS, memory, security};
 use crate::hooks::HookFamily;
 use crate::kernel;
 use crate::loader::LoadedProbe;
+use crate::protection::SelfProtection;
 use crate::tier::{self, KernelTier};
 
 /// Size of the ring buffer between the kernel and the sensor, unless told otherwise: about 20,000 executions.
@@ -42,6 +43,7 @@ pub struct ProbeBuilder {
     pub(crate) unsafe_probes: bool,
     pub(crate) kernel_tier: bool,
     pub(crate) refusals: Vec<(Mechanism, EventKind)>,
+    pub(crate) self_protection: Option<SelfProtection>,
     pub(crate) account_names: bool,
     pub(crate) containers: bool,
     pub(crate) host_root: PathBuf,
@@ -59,6 +61,7 @@ impl Default for ProbeBuilder {
             unsafe_probes: false,
             kernel_tier: false,
             refusals: Vec::new(),
+            self_protection: None,
             account_names: true,
             containers: true,
             host_root: PathBuf::from("/"),
@@ -87,6 +90,14 @@ impl ProbeBuilder {
     /// none.
     pub fn refusals(mut self, tiers: &Tiers) -> Self {
         self.refusals = tier::wanted(tiers);
+        self
+    }
+
+    /// Has the kernel refuse what others would do to this process and to the probe's BPF objects, from [`LoadedProbe::attach`]
+    /// until the probe is dropped. Where the kernel does not ask BPF programs as it asks its security modules
+    /// ([`SelfProtection::missing`]), the probe does not load then. Default: it does not.
+    pub fn self_protection(mut self, protection: SelfProtection) -> Self {
+        self.self_protection = Some(protection);
         self
     }
 

@@ -103,6 +103,20 @@ pub enum ProbeError {
     /// The kernel tier could not be made ready.
     #[error(transparent)]
     Tier(Box<TierError>),
+    /// The sensor is to protect itself, and cannot here.
+    #[error("the sensor cannot protect itself: {reason}")]
+    NoSelfProtection {
+        /// What is missing.
+        reason: String,
+    },
+    /// A program that is to be exempt from the sensor's protection is none.
+    #[error("cannot exempt the program {} from the protection of the sensor: {source}", path.display())]
+    ExemptProgram {
+        /// The program.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The processes that were running at the start could not be listed.
     #[error("cannot list the running processes: {source}")]
     Snapshot {

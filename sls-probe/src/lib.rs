@@ -20,6 +20,7 @@ mod loader;
 mod losses;
 mod points;
 mod probe;
+mod protection;
 mod record;
 mod resolve;
 mod snapshot;
@@ -49,6 +50,9 @@ pub use host::HostInfo;
 pub use loader::LoadedProbe;
 pub use points::{MAX_PROBE_TEXT_BYTES, MAX_PROBES};
 pub use probe::Probe;
+pub use protection::{
+    MAX_EXEMPT_PROGRAMS, MAX_TAMPER_ATTEMPTS, SelfProtection, TamperAttempt, TamperReport, Tampering,
+};
 pub use record::RecordError;
 pub use snapshot::MAX_ARGV_BYTES;
 pub use support::{KernelSupport, KindSupport};

@@ -20,6 +20,7 @@ use crate::group::{Attach, GROUPS, Group, Hook, Wanted};
 use crate::kernel::{self, Kernel};
 use crate::points::Points;
 use crate::probe::Probe;
+use crate::protection::Protector;
 use crate::tier;
 use crate::tracefs;
 
@@ -68,6 +69,7 @@ pub struct LoadedProbe {
     pub(crate) objects: Vec<LoadedObject>,
     pub(crate) shared: SharedMaps,
     pub(crate) points: Points,
+    pub(crate) protector: Option<Protector>,
 }
 
 impl LoadedProbe {
@@ -88,7 +90,10 @@ impl LoadedProbe {
         let mut points = Points::default();
         let prepared = points.prepare(&settings, &shared)?;
         points.replace(prepared, &settings);
-        Ok(Self { settings, objects, shared, points })
+        let wanted = Wanted { settings: &settings, family: settings.family };
+        let protection = settings.self_protection.as_ref();
+        let protector = protection.map(|protection| Protector::load(protection, &wanted, &shared)).transpose()?;
+        Ok(Self { settings, objects, shared, points, protector })
     }
 
     /// Attaches the programs: from now on events are recorded, and wait in the ring until they are polled. The
@@ -138,6 +143,11 @@ impl LoadedObject {
         };
         (group.filter)(&object, wanted)?;
         Ok(Self { links: Vec::new(), group, object, loaded: hooks.to_vec() })
+    }
+
+    /// What attaches its programs.
+    pub(crate) fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().map(|(_, link)| link)
     }
 
     /// Whether all these are in the kernel.

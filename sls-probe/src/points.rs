@@ -83,6 +83,16 @@ impl Points {
         self.points.extend(prepared);
     }
 
+    /// The objects of the probes.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.points.iter().map(|point| &point.object)
+    }
+
+    /// What attaches them.
+    pub(crate) fn links(&self) -> impl Iterator<Item = &Link> {
+        self.points.iter().filter_map(|point| point.link.as_ref())
+    }
+
     /// Attaches what is not attached.
     pub(crate) fn attach(&mut self) -> Result<(), ProbeError> {
         self.points.iter_mut().try_for_each(Point::attach)

@@ -25,6 +25,7 @@ use crate::kernel::Kernel;
 use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RING, SharedMaps, set_entry};
 use crate::losses::Losses;
 use crate::points::{Point, Points};
+use crate::protection::{Protector, TamperReport};
 use crate::record::{self, Decoded, crash};
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
@@ -58,6 +59,7 @@ pub struct Probe {
     // Dropped before the ring: no record comes any more.
     objects: Vec<LoadedObject>,
     points: Points,
+    protector: Option<Protector>,
     tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
@@ -95,7 +97,7 @@ impl Probe {
         let batch = Arc::new(Mutex::new(Batch::default()));
         let ring_error = |source| ProbeError::Ring { source };
         let mut rings = RingBufferBuilder::new();
-        let LoadedProbe { settings, objects, shared, mut points } = loaded;
+        let LoadedProbe { settings, objects, shared, mut points, protector } = loaded;
         let map = shared.get(RING)?;
         let filled = Arc::clone(&batch);
         rings.add(&map, move |bytes| lock(&filled).push(bytes)).map_err(ring_error)?;
@@ -119,9 +121,14 @@ impl Probe {
         let snapshot = snapshot(&attached)?;
         let enrichment = Enrichment::start(&settings)?;
         let now = Instant::now();
+        let mut protector = protector.map(Protector::attach).transpose()?;
+        if let Some(protector) = &mut protector {
+            protect(protector, &attached, &points)?;
+        }
         Ok(Self {
             objects: attached,
             points,
+            protector,
             tier,
             shared,
             snapshot,
@@ -176,6 +183,16 @@ impl Probe {
     }
 
     fn change(&mut self, settings: ProbeBuilder) -> Result<(), ProbeError> {
+        let result = self.attach_wanted(settings);
+        let Some(protector) = &mut self.protector else { return result };
+        // Packages are renewed. Until the new file can be found, the old one is exempt.
+        if let Err(error) = protector.resolve() {
+            tracing::warn!(%error, "the programs that are exempt from the protection of the sensor stay what they were");
+        }
+        result.and(protect(protector, &self.objects, &self.points))
+    }
+
+    fn attach_wanted(&mut self, settings: ProbeBuilder) -> Result<(), ProbeError> {
         let wanted = Wanted { settings: &settings, family: settings.family };
         let mut points = self.points.prepare(&settings, &self.shared)?;
         points.iter_mut().try_for_each(Point::attach)?;
@@ -231,6 +248,15 @@ impl Probe {
     /// [`cgroup_id`](Event::cgroup_id).
     pub fn complete(&mut self, event: &mut Event) {
         self.enrichment.name(event, None);
+    }
+
+    /// What was refused since the last call because the sensor [protects itself](ProbeBuilder::self_protection). To be called
+    /// about every second.
+    ///
+    /// # Errors
+    /// When the kernel's maps cannot be read.
+    pub fn tampering(&mut self) -> Result<TamperReport, ProbeError> {
+        self.protector.as_mut().map_or_else(|| Ok(TamperReport::default()), Protector::report)
     }
 
     /// The policies that are decided in the kernel, if the probe was built with that.
@@ -521,6 +547,12 @@ impl Ended {
         self.next = (self.next + 1) % ENDED;
         false
     }
+}
+
+/// Has the protector cover what the probe has now.
+fn protect(protector: &mut Protector, objects: &[LoadedObject], points: &Points) -> Result<(), ProbeError> {
+    let links = objects.iter().flat_map(LoadedObject::links).chain(points.links());
+    protector.cover(objects.iter().map(|object| &object.object).chain(points.objects()), links)
 }
 
 /// Starts the snapshot, if it is wanted.

@@ -25,6 +25,7 @@ use compile::{DECIDED, Image, Numbered};
 pub use error::TierError;
 use files::{Changes, Directories, Identity};
 use layout::{Entry, Verdicts};
+pub(crate) use support::bpf_lsm;
 
 /// The most policies that are decided in the kernel.
 pub const MAX_TIER_POLICIES: usize = 4096;
@@ -127,7 +128,7 @@ impl KernelTier {
         // Which cgroups are containers is found out in user space.
         let bounded = |hook: Hook| hook.without([Field::ContainerId]).with_limits(limits);
         let mut hooks = vec![bounded(Hook::exec_signal()), bounded(Hook::cgroup_connect())];
-        if support::bpf_lsm().is_ok() {
+        if bpf_lsm().is_ok() {
             let kinds = [EventKind::Exec, EventKind::File, EventKind::Connect, EventKind::Ptrace, EventKind::Module];
             hooks.extend(kinds.map(|kind| bounded(Hook::lsm(kind))).map(|hook| match hook.kind() {
                 EventKind::File => hook.operations(refuse::FILE_OPERATIONS),
@@ -141,7 +142,7 @@ impl KernelTier {
     #[must_use]
     pub fn missing(mechanism: Mechanism) -> Option<String> {
         match mechanism {
-            Mechanism::Lsm => support::bpf_lsm().err(),
+            Mechanism::Lsm => bpf_lsm().err(),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use sls_actions::{SelfTestResult, in_host_pid_namespace};
 use sls_core::{Capabilities, Mechanism, PolicyType};
-use sls_probe::{HostInfo, KernelSupport, Probe};
+use sls_probe::{HostInfo, KernelSupport, Probe, SelfProtection};
 
 use super::check::{capabilities, default_format};
 use crate::args::{DoctorArgs, Format};
@@ -31,6 +31,7 @@ pub(crate) fn run(args: &DoctorArgs, format: Option<Format>) -> anyhow::Result<A
         policies: policies.active().count(),
         left_out: policies.left_out().as_slice().len(),
         support,
+        no_self_protection: SelfProtection::missing(),
         in_host_pid_namespace: in_host_pid_namespace()?,
         actions: ResponderSettings::new(&config).test_all()?,
     };
@@ -54,6 +55,8 @@ struct Report {
     mechanisms: Vec<(Mechanism, Option<String>)>,
     policies: usize,
     left_out: usize,
+    /// Why the sensor cannot protect itself; none if it can.
+    no_self_protection: Option<String>,
     in_host_pid_namespace: bool,
     /// What came of trying each action.
     actions: Vec<SelfTestResult>,
@@ -79,6 +82,10 @@ impl Report {
                 true => "pids        those of the host".to_owned(),
                 false => "pids        not those of the host: no action can work (hostPID: true, docker run --pid=host)"
                     .to_owned(),
+            },
+            match &self.no_self_protection {
+                None => "protection  of the sensor itself: works here (selfProtection)".to_owned(),
+                Some(reason) => format!("protection  of the sensor itself: no: {reason}"),
             },
             format!("policies    {} active, {} left out of the built-in content", self.policies, self.left_out),
             String::new(),
@@ -146,7 +153,12 @@ impl Report {
             };
             (mechanism.name(), answer)
         });
+        let self_protection = match &self.no_self_protection {
+            None => json!({"works": true}),
+            Some(reason) => json!({"works": false, "reason": reason}),
+        };
         json!({
+            "selfProtection": self_protection,
             "kernel": host.kernel_release,
             "arch": host.arch,
             "usable": support.unusable.is_none(),

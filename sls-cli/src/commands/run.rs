@@ -3,6 +3,7 @@
 mod alerts;
 mod hold;
 mod kernel_tier;
+mod protection;
 mod reload;
 mod resolve;
 mod trials;
@@ -60,6 +61,9 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     if let Some(bytes) = settings.config.ring_bytes {
         builder = builder.ring_bytes(bytes);
     }
+    if settings.config.self_protection {
+        builder = builder.self_protection(protection::settings(&settings.config));
+    }
     let capabilities = capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies);
     // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
     let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
@@ -115,6 +119,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let show_events = settings.show_events;
     let mut losses = Losses::default();
     let mut haste = Haste::default();
+    let mut tampering = protection::Tampering::default();
     while let Some(wait) = until.wait(IDLE_POLL) {
         let wait = wait.min(haste.pause(engine.stats()));
         if let Ok(policies) = reloads.try_recv() {
@@ -150,6 +155,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         })?;
         holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.report(engine.stats().lost, alerts.lost());
+        tampering.report(&mut probe);
         if status == SourceStatus::Ended || alerts.ended() {
             break;
         }
@@ -161,6 +167,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
     })?;
     losses.report(engine.stats().lost, alerts.lost());
+    tampering.report_now(&mut probe);
     // Detaching takes the kernel some seconds, for which no alert has to wait.
     alerts.finish()?;
     drop(probe);
@@ -174,6 +181,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         breaker_held = stats.breaker_held,
         warm_up_held = stats.warm_up_held,
         pursued = stats.pursued,
+        tampering_refused = tampering.refused(),
         "stopped"
     );
     Ok(Answer::Yes)
