@@ -188,3 +188,21 @@ fn a_regular_expression_may_end_in_a_comment() {
     let set = load("P: {policy: program, rules: ['match programName like \"(?x)/a b # c\"', default ignore]}\n");
     assert_eq!(set.unwrap().policies()[0].rules.len(), 2);
 }
+
+/// Line breaks of YAML 1.1 are none of YAML 1.2: what is written has to be read as it was.
+#[test]
+fn former_line_breaks_survive_the_effective_document() {
+    for former in ['\u{85}', '\u{2028}', '\u{2029}'] {
+        let text = format!("{former}a text-0- \u{7f}\u{1f600}\\\"\n {former} b");
+        let quoted = serde_json::to_string(&text).unwrap();
+        let document = format!(
+            "{quoted}:\n  policy: program\n  comments: {quoted}\n  alertMessage: text-0-0-\n  rules:\n  - match programName in $L\n  - default ignore\nL: {{type: paths, list: [{quoted}, text-1-]}}\n"
+        );
+        let set = PolicySet::from_yaml("p.yaml", &*document).unwrap();
+        assert_eq!((&*set.policies()[0].name, &*set.policies()[0].comments), (&*text, &*text));
+        let again = PolicySet::from_yaml("effective.yaml", set.effective_document()).unwrap();
+        assert_eq!(again.effective_document(), set.effective_document());
+        assert_eq!(format!("{:?}", again.policies()), format!("{:?}", set.policies()));
+        assert_eq!(format!("{:?}", again.lists()), format!("{:?}", set.lists()));
+    }
+}
