@@ -192,8 +192,10 @@ fn a_regular_expression_may_end_in_a_comment() {
 /// Line breaks of YAML 1.1 are none of YAML 1.2: what is written has to be read as it was.
 #[test]
 fn former_line_breaks_survive_the_effective_document() {
-    for former in ['\u{85}', '\u{2028}', '\u{2029}'] {
-        let text = format!("{former}a text-0- \u{7f}\u{1f600}\\\"\n {former} b");
+    let texts = ['\u{85}', '\u{2028}', '\u{2029}'].into_iter().flat_map(|former| {
+        [format!("{former}(a policy"), format!("{former}a text-0- \u{7f}\u{1f600}\\\"\n {former} b")]
+    });
+    for text in texts {
         let quoted = serde_json::to_string(&text).unwrap();
         let document = format!(
             "{quoted}:\n  policy: program\n  comments: {quoted}\n  alertMessage: text-0-0-\n  rules:\n  - match programName in $L\n  - default ignore\nL: {{type: paths, list: [{quoted}, text-1-]}}\n"
