@@ -7,9 +7,7 @@ use std::time::Duration;
 use crate::event::EventKind;
 use crate::hook::Hook;
 use crate::interest::{Narrow, needs};
-use crate::list::Entries;
 use crate::lowering::Obstacle;
-use crate::pattern::Pattern;
 use crate::policy::{OnDeadline, Policy, PolicyType};
 use crate::rule::{Comparison, Condition};
 use crate::schema::Field;
@@ -142,37 +140,9 @@ impl HeldPaths {
     }
 
     fn passing(comparison: &Comparison) -> Self {
-        match comparison {
-            Comparison::Pattern { pattern, fold: false } => Self::matching(pattern),
-            Comparison::List { list, fold: false } => match &list.entries {
-                Entries::Patterns(patterns) => Self::all(patterns.iter().map(Self::matching)),
-                _ => Self::Any,
-            },
-            Comparison::AnyOf(options) => Self::all(options.iter().map(Self::passing)),
-            Comparison::Like(like) => match like.starts() {
-                Some(starts) => Self::all(starts.iter().map(|(start, whole)| Self::from_start(start, *whole))),
-                None => Self::Any,
-            },
-            _ => Self::Any,
-        }
-    }
-
-    fn all(parts: impl Iterator<Item = Self>) -> Self {
         let mut all = Self::NONE;
-        for part in parts {
-            all.add(&part);
-            if all == Self::Any {
-                break;
-            }
-        }
-        all
-    }
-
-    fn matching(pattern: &Pattern) -> Self {
-        match pattern.literal() {
-            Some(whole) => Self::from_start(whole, true),
-            None => Self::from_start(pattern.literal_start(), false),
-        }
+        let told = comparison.each_start(&mut |start, whole| all.add(&Self::from_start(start, whole)));
+        if told { all } else { Self::Any }
     }
 
     /// The paths that begin like this, or the one that is this.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::diagnostic::Span;
-use crate::list::List;
+use crate::list::{Entries, List};
 use crate::pattern::{Like, Pattern};
 use crate::schema::{Field, FieldSet};
 use crate::syntax::RuleVerdict;
@@ -105,6 +105,29 @@ pub(crate) enum Comparison {
 }
 
 impl Comparison {
+    /// Calls `visit` for texts of which every one that passes begins with one, or is one where that is said. False if there
+    /// are no such, or too many.
+    pub(crate) fn each_start(&self, visit: &mut impl FnMut(&[u8], bool)) -> bool {
+        let mut of_pattern = |pattern: &Pattern| match pattern.literal() {
+            Some(whole) => visit(whole, true),
+            None => visit(pattern.literal_start(), false),
+        };
+        match self {
+            Self::Pattern { pattern, fold: false } => of_pattern(pattern),
+            Self::List { list, fold: false } => match &list.entries {
+                Entries::Patterns(patterns) => patterns.iter().for_each(of_pattern),
+                _ => return false,
+            },
+            Self::AnyOf(options) => return options.iter().all(|option| option.each_start(visit)),
+            Self::Like(like) => match like.starts() {
+                Some(starts) => starts.iter().for_each(|(start, whole)| visit(start, *whole)),
+                None => return false,
+            },
+            _ => return false,
+        }
+        true
+    }
+
     fn collect_lists(&self, lists: &mut Vec<Arc<List>>) {
         match self {
             Self::List { list, .. } => lists.push(list.clone()),

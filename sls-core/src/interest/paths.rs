@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::list::Entries;
-use crate::pattern::Pattern;
 use crate::rule::Comparison;
 
 /// The most beginnings of paths that an interest names; more are any path.
@@ -52,37 +50,9 @@ impl PathInterest {
 
     /// The paths that can pass a comparison.
     pub(super) fn of(comparison: &Comparison) -> Self {
-        match comparison {
-            Comparison::Pattern { pattern, fold: false } => Self::of_pattern(pattern),
-            Comparison::List { list, fold: false } => match &list.entries {
-                Entries::Patterns(patterns) => Self::of_all(patterns.iter().map(Self::of_pattern)),
-                _ => Self::Any,
-            },
-            Comparison::AnyOf(options) => Self::of_all(options.iter().map(Self::of)),
-            Comparison::Like(like) => match like.starts() {
-                Some(starts) => Self::of_all(starts.iter().map(|(start, whole)| Self::from_start(start, *whole))),
-                None => Self::Any,
-            },
-            _ => Self::Any,
-        }
-    }
-
-    fn of_all(parts: impl Iterator<Item = Self>) -> Self {
         let mut all = Self::NONE;
-        for part in parts {
-            all.add(&part);
-            if all == Self::Any {
-                break;
-            }
-        }
-        all
-    }
-
-    fn of_pattern(pattern: &Pattern) -> Self {
-        match pattern.literal() {
-            Some(whole) => Self::from_start(whole, true),
-            None => Self::from_start(pattern.literal_start(), false),
-        }
+        let told = comparison.each_start(&mut |start, whole| all.add(&Self::from_start(start, whole)));
+        if told { all } else { Self::Any }
     }
 
     /// The paths that begin like this, or the one that is this.
@@ -108,11 +78,15 @@ fn beginning(start: &[u8], whole: bool) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pattern::Like;
+    use crate::pattern::{Like, Pattern};
+
+    fn of_pattern(text: &str) -> PathInterest {
+        PathInterest::of(&Comparison::Pattern { pattern: Pattern::new(text), fold: false })
+    }
 
     #[test]
     fn beginnings_are_whole_components() {
-        let beginning = |text: &str| match PathInterest::of_pattern(&Pattern::new(text)) {
+        let beginning = |text: &str| match of_pattern(text) {
             PathInterest::Under(paths) => paths.first().map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
             PathInterest::Any => None,
         };
@@ -166,8 +140,8 @@ mod tests {
 
     #[test]
     fn includes_what_begins_so() {
-        let mut interest = PathInterest::of_pattern(&Pattern::new("/etc/ssh/*"));
-        interest.add(&PathInterest::of_pattern(&Pattern::new("/root/*")));
+        let mut interest = of_pattern("/etc/ssh/*");
+        interest.add(&of_pattern("/root/*"));
         for (path, expected) in [
             ("/etc/ssh/sshd_config", true),
             ("/etc/sshd", false),
