@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::atom::Atom;
 use super::need::{Chooser, of_entries};
-use super::ranges::Ranges;
+use super::ranges::{Networks, Ranges};
 use super::table::{Target, unique};
 use super::text::{TextIndex, TextIndexBuilder};
 use crate::event::{Event, Value, canonical};
@@ -37,8 +37,7 @@ enum FieldIndex {
 
 #[derive(Clone, Debug)]
 struct HostIndex {
-    v4: Ranges<u32>,
-    v6: Ranges<u128>,
+    networks: Networks,
     /// Domain names, whose addresses change, and who asks for each.
     names: Box<[(Arc<HostName>, Target)]>,
     all: Box<[Target]>,
@@ -92,10 +91,7 @@ impl FieldIndex {
 
 impl HostIndex {
     fn each(&self, address: IpAddr, found: &mut impl FnMut(Target)) {
-        match address {
-            IpAddr::V4(address) => self.v4.each(address.into(), &mut *found),
-            IpAddr::V6(address) => self.v6.each(address.into(), &mut *found),
-        }
+        self.networks.each(address, &mut *found);
         for (name, target) in &self.names {
             if name.stands_for(address) {
                 found(*target);
@@ -123,8 +119,7 @@ struct NumberIndexBuilder {
 
 #[derive(Debug, Default)]
 struct HostIndexBuilder {
-    v4: Vec<(u32, u32, Target)>,
-    v6: Vec<(u128, u128, Target)>,
+    networks: Vec<(IpNet, Target)>,
     names: Vec<(Arc<HostName>, Target)>,
     all: Vec<Target>,
 }
@@ -145,11 +140,7 @@ impl IndexBuilder {
             Atom::Bool { field, wanted } => self.bools.entry(field).or_default()[usize::from(wanted)].push(target),
             Atom::Host { field, network } => {
                 self.add_in_doubt(field, target);
-                let hosts = self.hosts.entry(field).or_default();
-                match network {
-                    IpNet::V4(net) => hosts.v4.push((net.network().into(), net.broadcast().into(), target)),
-                    IpNet::V6(net) => hosts.v6.push((net.network().into(), net.broadcast().into(), target)),
-                }
+                self.hosts.entry(field).or_default().networks.push((network, target));
             }
         }
     }
@@ -205,7 +196,7 @@ impl IndexBuilder {
 
 impl HostIndexBuilder {
     fn build(self) -> HostIndex {
-        let (v4, v6) = (Ranges::new(&self.v4), Ranges::new(&self.v6));
-        HostIndex { v4, v6, names: self.names.into(), all: unique(self.all) }
+        let networks = Networks::new(self.networks);
+        HostIndex { networks, names: self.names.into(), all: unique(self.all) }
     }
 }

@@ -2,11 +2,9 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use super::atom::Atom;
 use super::need::{Chooser, Need};
-use super::ranges::Ranges;
+use super::ranges::{Networks, Ranges};
 use super::table::Target;
 use super::text::{TextIndex, TextIndexBuilder};
 use crate::event::Value;
@@ -25,8 +23,7 @@ pub(crate) struct ListIndex {
     /// Entries that nothing is needed for.
     any: Box<[Target]>,
     numbers: Ranges<u64>,
-    v4: Ranges<u32>,
-    v6: Ranges<u128>,
+    networks: Networks,
 }
 
 impl ListIndex {
@@ -40,7 +37,10 @@ impl ListIndex {
                     ranges.iter().zip(numbers).map(|((from, to), entry)| (*from, *to, entry)).collect();
                 Self { numbers: Ranges::new(&ranges), ..Self::default() }
             }),
-            Entries::Hosts(hosts) => numbered(hosts.networks.len()).map(|_| Self::of_networks(&hosts.networks)),
+            Entries::Hosts(hosts) => numbered(hosts.networks.len()).map(|numbers| {
+                let networks = Networks::new(hosts.networks.iter().copied().zip(numbers));
+                Self { networks, ..Self::default() }
+            }),
             Entries::Lineages(_) => None,
         }
     }
@@ -64,17 +64,6 @@ impl ListIndex {
         Self { texts: texts.build(), any: any.into(), ..Self::default() }
     }
 
-    fn of_networks(networks: &[IpNet]) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (network, entry) in networks.iter().zip(0..) {
-            match network {
-                IpNet::V4(net) => v4.push((net.network().into(), net.broadcast().into(), entry)),
-                IpNet::V6(net) => v6.push((net.network().into(), net.broadcast().into(), entry)),
-            }
-        }
-        Self { v4: Ranges::new(&v4), v6: Ranges::new(&v6), ..Self::default() }
-    }
-
     fn has_text(&self, patterns: &[Pattern], value: &[u8], fold: bool) -> bool {
         let matches = |entry: Target| {
             let pattern = patterns.get(entry as usize);
@@ -93,10 +82,7 @@ impl ListIndex {
 
     fn has_host(&self, address: IpAddr) -> bool {
         let mut found = false;
-        match address {
-            IpAddr::V4(address) => self.v4.each(address.into(), |_| found = true),
-            IpAddr::V6(address) => self.v6.each(address.into(), |_| found = true),
-        }
+        self.networks.each(address, |_| found = true);
         found
     }
 }

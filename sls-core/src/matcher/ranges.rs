@@ -1,4 +1,8 @@
-//! Which ranges hold a number.
+//! Which ranges hold a number, and which networks an address.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::table::Target;
 
@@ -79,6 +83,34 @@ impl<K: Number> Ranges<K> {
             if (*from..=*to).contains(&number) {
                 found(*target);
             }
+        }
+    }
+}
+
+/// Which networks hold an address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Networks {
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
+}
+
+impl Networks {
+    pub(super) fn new(networks: impl IntoIterator<Item = (IpNet, Target)>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (network, target) in networks {
+            match network {
+                IpNet::V4(net) => v4.push((net.network().into(), net.broadcast().into(), target)),
+                IpNet::V6(net) => v6.push((net.network().into(), net.broadcast().into(), target)),
+            }
+        }
+        Self { v4: Ranges::new(&v4), v6: Ranges::new(&v6) }
+    }
+
+    /// Calls `found` for each network that holds `address`.
+    pub(super) fn each(&self, address: IpAddr, found: impl FnMut(Target)) {
+        match address {
+            IpAddr::V4(address) => self.v4.each(address.into(), found),
+            IpAddr::V6(address) => self.v6.each(address.into(), found),
         }
     }
 }
