@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, open, openat2,
 use sls_core::{Event, EventKind, Field, ProcessKey};
 
 use crate::cgroup;
+use crate::container::IDENTITY_FIELDS;
 
 /// Ticks of `/proc/PID/stat` in nanoseconds: `USER_HZ` is 100 wherever the probe works.
 pub(super) const TICK_NANOS: u64 = 10_000_000;
@@ -321,7 +322,7 @@ pub(super) fn mark_unknowable(event: &mut Event) {
 
 /// Marks everything unknown that only `/proc`, the process table or the registry of containers know.
 pub(super) fn mark_undescribed(event: &mut Event) {
-    const LATER: [Field; 22] = [
+    const LATER: [Field; 16] = [
         Field::ParentPid,
         Field::ParentProgramName,
         Field::ParentProgramArguments,
@@ -336,16 +337,10 @@ pub(super) fn mark_undescribed(event: &mut Event) {
         Field::UserName,
         Field::GroupName,
         Field::Terminal,
-        Field::ContainerId,
-        Field::ContainerName,
-        Field::ImageName,
-        Field::ImageId,
-        Field::KubernetesPod,
-        Field::KubernetesNamespace,
         Field::FileAge,
         Field::HostFilePath,
     ];
-    for field in LATER {
+    for field in LATER.into_iter().chain(IDENTITY_FIELDS) {
         event.mark_unknown(field);
     }
     if event.kind == EventKind::File {
