@@ -4,11 +4,15 @@
 // A helper of a test fails like the test.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod expressions;
+
 use std::fmt::Write;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use sls_core::{Code, CostSnapshot, Event, EventKind, Field, Matcher, PolicySet, ProfilingMatcher, TreeMatcher};
+
+use expressions::expressions;
 
 const NAME: &str = "In question";
 
@@ -53,18 +57,6 @@ fn test() -> BoxedStrategy<String> {
         any::<bool>().prop_map(|value| format!("programIsMemfd == {value}")),
     ]
     .boxed()
-}
-
-fn condition() -> BoxedStrategy<String> {
-    test()
-        .prop_recursive(3, 8, 3, |inner| {
-            prop_oneof![
-                inner.clone().prop_map(|term| format!("not ({term})")),
-                prop::collection::vec(inner.clone(), 2..4).prop_map(|terms| format!("({})", terms.join(" and "))),
-                prop::collection::vec(inner, 2..4).prop_map(|terms| format!("({})", terms.join(" or "))),
-            ]
-        })
-        .boxed()
 }
 
 fn event() -> BoxedStrategy<Event> {
@@ -137,7 +129,7 @@ proptest! {
 
     #[test]
     fn what_is_said_to_be_expensive_is_asked_whatever_the_event(
-        conditions in prop::collection::vec(condition(), 1..4),
+        conditions in prop::collection::vec(expressions(test(), 8), 1..4),
         events in prop::collection::vec(event(), 20),
     ) {
         for others in [0, OTHERS] {
@@ -156,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_not_is_not_asked_about_a_plain_execution(conditions in prop::collection::vec(condition(), 1..4)) {
+    fn what_is_not_is_not_asked_about_a_plain_execution(conditions in prop::collection::vec(expressions(test(), 8), 1..4)) {
         let set = load(&conditions, OTHERS);
         // Wrong rules are told what is wrong with them.
         if set.warnings().is_empty() && !responds(&set, &plain()) {

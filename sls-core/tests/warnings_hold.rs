@@ -4,8 +4,12 @@
 // A helper of a test fails like the test.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod expressions;
+
 use proptest::prelude::*;
 use sls_core::{Code, Event, EventKind, Field, PolicySet, Truth};
+
+use expressions::expressions;
 
 /// Tests over few values, so that they contradict and imply each other often.
 fn test() -> BoxedStrategy<String> {
@@ -40,18 +44,6 @@ fn test() -> BoxedStrategy<String> {
         Just("eventType == \"PROCESS_EVENT_TYPE_EXEC\"".to_owned()),
     ]
     .boxed()
-}
-
-fn condition() -> BoxedStrategy<String> {
-    test()
-        .prop_recursive(3, 12, 3, |inner| {
-            prop_oneof![
-                inner.clone().prop_map(|term| format!("not ({term})")),
-                prop::collection::vec(inner.clone(), 2..4).prop_map(|terms| format!("({})", terms.join(" and "))),
-                prop::collection::vec(inner, 2..4).prop_map(|terms| format!("({})", terms.join(" or "))),
-            ]
-        })
-        .boxed()
 }
 
 /// A field has a value or none, or its value is cut or unknown.
@@ -115,7 +107,7 @@ proptest! {
 
     #[test]
     fn what_is_said_of_rules_holds_for_every_event(
-        conditions in prop::collection::vec(condition(), 1..4),
+        conditions in prop::collection::vec(expressions(test(), 12), 1..4),
         events in prop::collection::vec(event(), 60),
     ) {
         let rules: Vec<_> = conditions.iter().map(|condition| format!("match {condition}")).collect();
