@@ -4,6 +4,7 @@
 
 #[allow(unsafe_code)]
 pub mod counting;
+pub mod elf;
 pub mod sls;
 pub mod workload;
 

@@ -4,6 +4,7 @@ mod a_tree;
 mod cel;
 mod expression;
 mod floor;
+mod named;
 mod rsigma;
 mod sls;
 mod tau;

@@ -66,6 +66,25 @@ impl Execution {
         self.arguments.join(" ")
     }
 
+    /// Its texts by the names that rules for other engines use, with `arguments` as joined before.
+    #[must_use]
+    pub fn texts<'a>(&'a self, arguments: &'a str) -> [(&'static str, &'a str); 6] {
+        [
+            ("exe", &self.exe),
+            ("args", arguments),
+            ("name", &self.name),
+            ("parent", &self.parent),
+            ("container", &self.container),
+            ("cwd", &self.directory),
+        ]
+    }
+
+    /// Its numbers by the names that rules for other engines use.
+    #[must_use]
+    pub fn numbers(&self) -> [(&'static str, u32); 2] {
+        [("uid", self.uid), ("ppid", self.parent_pid)]
+    }
+
     /// Makes it an execution of another program.
     pub(super) fn set_exe(&mut self, exe: &str) {
         let name = exe.rsplit('/').next().unwrap_or_default();

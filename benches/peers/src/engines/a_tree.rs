@@ -60,17 +60,10 @@ fn expression(rule: &Condition) -> Option<String> {
 fn event(tree: &ATree<u64>, execution: &Execution) -> anyhow::Result<Event> {
     let mut builder = tree.make_event();
     let arguments = execution.joined_arguments();
-    for (name, text) in [
-        ("exe", &execution.exe),
-        ("args", &arguments),
-        ("name", &execution.name),
-        ("parent", &execution.parent),
-        ("container", &execution.container),
-        ("cwd", &execution.directory),
-    ] {
+    for (name, text) in execution.texts(&arguments) {
         builder.with_string(name, text).map_err(|error| anyhow!("a-tree: {error:?}"))?;
     }
-    for (name, number) in [("uid", execution.uid), ("ppid", execution.parent_pid)] {
+    for (name, number) in execution.numbers() {
         builder.with_integer(name, number.into()).map_err(|error| anyhow!("a-tree: {error:?}"))?;
     }
     builder.build().map_err(|error| anyhow!("a-tree: {error:?}"))

@@ -67,17 +67,10 @@ fn context(
     execution: &Execution,
 ) -> anyhow::Result<Context<'static, 'static>> {
     let mut context = common.new_inner_scope();
-    for (name, text) in [
-        ("exe", &execution.exe),
-        ("args", &execution.joined_arguments()),
-        ("name", &execution.name),
-        ("parent", &execution.parent),
-        ("container", &execution.container),
-        ("cwd", &execution.directory),
-    ] {
-        context.add_variable_from_value(name, text.clone());
+    for (name, text) in execution.texts(&execution.joined_arguments()) {
+        context.add_variable_from_value(name, text.to_owned());
     }
-    for (name, number) in [("uid", execution.uid), ("ppid", execution.parent_pid)] {
+    for (name, number) in execution.numbers() {
         context.add_variable_from_value(name, i64::from(number));
     }
     Ok(context)

@@ -11,16 +11,12 @@ use serde_json::Value;
 use sls_benches::workload::{Condition, Execution, TextTest, UidTest};
 
 use super::expression::{Notation, name};
+use super::named::{Field, Named};
 use crate::engine::{Cost, Engine, Loaded, Matched};
 
 struct Peer {
     engine: Rsigma,
-    events: Vec<Exec>,
-}
-
-struct Exec {
-    execution: Execution,
-    arguments: String,
+    events: Vec<Named>,
 }
 
 pub(crate) fn load(rules: &[Condition], executions: &[Execution]) -> anyhow::Result<Loaded> {
@@ -36,11 +32,7 @@ pub(crate) fn load(rules: &[Condition], executions: &[Execution]) -> anyhow::Res
         Ok(engine)
     })?;
     ensure!(engine.rule_count() == rules.len(), "rsigma: {} of {} rules", engine.rule_count(), rules.len());
-    let events = executions
-        .iter()
-        .map(|execution| Exec { execution: execution.clone(), arguments: execution.joined_arguments() })
-        .collect();
-    Ok(Loaded { engine: Box::new(Peer { engine, events }), cost })
+    Ok(Loaded { engine: Box::new(Peer { engine, events: Named::of(executions) }), cost })
 }
 
 fn write_rule(text: &mut String, index: usize, rule: &Condition) -> anyhow::Result<()> {
@@ -79,33 +71,12 @@ fn item(test: &Condition) -> String {
     }
 }
 
-impl Exec {
-    fn texts(&self) -> [(&'static str, &str); 6] {
-        [
-            ("exe", &self.execution.exe),
-            ("args", &self.arguments),
-            ("name", &self.execution.name),
-            ("parent", &self.execution.parent),
-            ("container", &self.execution.container),
-            ("cwd", &self.execution.directory),
-        ]
-    }
-}
-
-impl Event for Exec {
+impl Event for Named {
     fn get_field(&self, path: &str) -> Option<EventValue<'_>> {
-        let text = match path {
-            "exe" => &self.execution.exe,
-            "args" => &self.arguments,
-            "name" => &self.execution.name,
-            "parent" => &self.execution.parent,
-            "container" => &self.execution.container,
-            "cwd" => &self.execution.directory,
-            "uid" => return Some(EventValue::Int(self.execution.uid.into())),
-            "ppid" => return Some(EventValue::Int(self.execution.parent_pid.into())),
-            _ => return None,
-        };
-        Some(EventValue::Str(Cow::Borrowed(text)))
+        Some(match self.field(path)? {
+            Field::Text(text) => EventValue::Str(Cow::Borrowed(text)),
+            Field::Number(number) => EventValue::Int(number.into()),
+        })
     }
 
     fn any_string_value(&self, pred: &dyn Fn(&str) -> bool) -> bool {
@@ -119,8 +90,7 @@ impl Event for Exec {
     fn to_json(&self) -> Value {
         let mut fields: serde_json::Map<_, _> =
             self.texts().into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect();
-        fields.insert("uid".to_owned(), self.execution.uid.into());
-        fields.insert("ppid".to_owned(), self.execution.parent_pid.into());
+        fields.extend(self.execution.numbers().map(|(name, number)| (name.to_owned(), number.into())));
         Value::Object(fields)
     }
 }

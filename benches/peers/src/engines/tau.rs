@@ -9,16 +9,12 @@ use sls_benches::workload::{Condition, Execution, TextTest, UidTest};
 use tau_engine::{Document, Optimisations, Rule, Value};
 
 use super::expression::{Notation, name, pattern};
+use super::named::{Field, Named};
 use crate::engine::{Cost, Engine, Loaded, Matched};
 
 struct Tau {
     rules: Vec<Rule>,
-    documents: Vec<Exec>,
-}
-
-struct Exec {
-    execution: Execution,
-    arguments: String,
+    documents: Vec<Named>,
 }
 
 pub(crate) fn load(rules: &[Condition], executions: &[Execution]) -> anyhow::Result<Loaded> {
@@ -28,11 +24,7 @@ pub(crate) fn load(rules: &[Condition], executions: &[Execution]) -> anyhow::Res
         Err(error) => Err(anyhow!("tau: {error}: {text}")),
     };
     let (rules, cost) = Cost::of(|| texts.iter().map(parsed).collect::<anyhow::Result<Vec<_>>>())?;
-    let documents = executions
-        .iter()
-        .map(|execution| Exec { execution: execution.clone(), arguments: execution.joined_arguments() })
-        .collect();
-    Ok(Loaded { engine: Box::new(Tau { rules, documents }), cost })
+    Ok(Loaded { engine: Box::new(Tau { rules, documents: Named::of(executions) }), cost })
 }
 
 fn rule(rule: &Condition) -> String {
@@ -66,20 +58,12 @@ fn item(test: &Condition) -> String {
     }
 }
 
-impl Document for Exec {
+impl Document for Named {
     fn find(&self, key: &str) -> Option<Value<'_>> {
-        let text = match key {
-            "exe" => &self.execution.exe,
-            "args" => &self.arguments,
-            "name" => &self.execution.name,
-            "parent" => &self.execution.parent,
-            "container" => &self.execution.container,
-            "cwd" => &self.execution.directory,
-            "uid" => return Some(Value::UInt(self.execution.uid.into())),
-            "ppid" => return Some(Value::UInt(self.execution.parent_pid.into())),
-            _ => return None,
-        };
-        Some(Value::String(Cow::Borrowed(text)))
+        Some(match self.field(key)? {
+            Field::Text(text) => Value::String(Cow::Borrowed(text)),
+            Field::Number(number) => Value::UInt(number.into()),
+        })
     }
 }
 

@@ -59,22 +59,16 @@ fn filter(rule: &Condition) -> String {
 
 fn context(execution: &Execution) -> anyhow::Result<ExecutionContext<'static>> {
     let mut context = ExecutionContext::new(&SCHEME);
-    let texts = [
-        ("exe", &execution.exe),
-        ("args", &execution.joined_arguments()),
-        ("name", &execution.name),
-        ("parent", &execution.parent),
-        ("container", &execution.container),
-        ("cwd", &execution.directory),
-    ];
+    let arguments = execution.joined_arguments();
+    let texts = execution.texts(&arguments);
     // Side by side, as the texts of SLS's events are. A context only borrows; there are as many as there are executions.
-    let mut rest: &'static str = texts.iter().map(|(_, text)| text.as_str()).collect::<String>().leak();
+    let mut rest: &'static str = texts.map(|(_, text)| text).concat().leak();
     for (name, text) in texts {
         let (text, others) = rest.split_at(text.len());
         context.set_field_value(name, text).map_err(|error| anyhow!("{error}"))?;
         rest = others;
     }
-    for (name, number) in [("uid", execution.uid), ("ppid", execution.parent_pid)] {
+    for (name, number) in execution.numbers() {
         context.set_field_value(name, number as i32).map_err(|error| anyhow!("{error}"))?;
     }
     Ok(context)

@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// `write(1, start of the file, 1); exit(0)`.
+use sls_benches::elf::elf;
+
+/// `write(1, start of the file, 1); exit(0)`. The file starts at [`sls_benches::elf::BASE`].
 #[cfg(target_arch = "x86_64")]
 const CODE: &[u8] = &[
     0xb8, 1, 0, 0, 0, // mov eax, 1
@@ -16,8 +18,6 @@ const CODE: &[u8] = &[
     0xb8, 60, 0, 0, 0, // mov eax, 60
     0x0f, 0x05, // syscall
 ];
-#[cfg(target_arch = "x86_64")]
-const MACHINE: u16 = 62;
 
 #[cfg(target_arch = "aarch64")]
 const CODE: &[u8] = &[
@@ -31,23 +31,14 @@ const CODE: &[u8] = &[
     0xa8, 0x0b, 0x80, 0xd2, // mov x8, 93
     0x01, 0x00, 0x00, 0xd4, // svc 0
 ];
-#[cfg(target_arch = "aarch64")]
-const MACHINE: u16 = 183;
-
-const BASE: u64 = 0x40_0000;
-/// A page wherever pages are largest.
-const PAGE: u64 = 0x1_0000;
 
 /// Writes the program into a directory.
 pub(crate) fn write(directory: &Path, name: &str) -> std::io::Result<PathBuf> {
     let path = directory.join(name);
-    fs::write(&path, elf())?;
+    fs::write(&path, elf(CODE))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
 }
-
-/// What a victim writes: the first byte of its file, which no text has.
-const MARK: u8 = 0x7f;
 
 /// A file that victims write into, one byte each.
 #[derive(Debug)]
@@ -68,23 +59,4 @@ impl Marks {
     pub(crate) fn count(&self) -> std::io::Result<u64> {
         Ok(fs::metadata(&self.1)?.len())
     }
-}
-
-/// One header, one segment, and the code.
-fn elf() -> Vec<u8> {
-    let size = 0x78 + CODE.len() as u64;
-    // 64 bits, little-endian, version 1, System V.
-    let mut bytes = vec![MARK, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let half = |bytes: &mut Vec<u8>, values: &[u16]| values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
-    let word = |bytes: &mut Vec<u8>, values: &[u32]| values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
-    let long = |bytes: &mut Vec<u8>, values: &[u64]| values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
-    half(&mut bytes, &[2, MACHINE]);
-    word(&mut bytes, &[1]);
-    long(&mut bytes, &[BASE + 0x78, 64, 0]);
-    word(&mut bytes, &[0]);
-    half(&mut bytes, &[64, 56, 1, 0, 0, 0]);
-    word(&mut bytes, &[1, 5]);
-    long(&mut bytes, &[0, BASE, BASE, size, size, PAGE]);
-    bytes.extend(CODE);
-    bytes
 }
