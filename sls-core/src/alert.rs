@@ -12,10 +12,11 @@ use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
-pub(crate) use self::build::{AlertContext, Finding, build_alert};
+pub(crate) use self::build::{AlertContext, Finding, build_alert, condition_alert};
 pub use self::build::{MAX_ALERT_LINEAGE, MAX_ANCESTOR_TEXT, MAX_PROCESS_TEXT};
 use crate::action::{ActionOutcome, ActionResult, Target};
 use crate::breaker::CIRCUIT_BREAKER;
+use crate::condition::SensorCondition;
 use crate::planner::MessageType;
 use crate::policy::{Confidence, Priority};
 
@@ -68,6 +69,9 @@ pub struct Alert {
     /// The connection or socket, of events that are about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_info: Option<NetworkInfo>,
+    /// What the sensor reports of itself, in an alert that no policy raised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensor_info: Option<SensorCondition>,
     /// The detection, and one entry for each action.
     pub notifications: Vec<Notification>,
     /// The policy's labels.

@@ -10,13 +10,15 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, PlannedAction};
-use crate::alert::{Alert, AlertContext, Finding, build_alert};
+use crate::alert::{Alert, AlertContext, Finding, build_alert, condition_alert};
 use crate::breaker::BreakerLimits;
+use crate::condition::{MAX_CONDITION_POLICIES, SensorCondition};
 use crate::enforcement::{Enforced, HeldDecision, HeldResponses, HeldVerdict};
 use crate::evaluate::{Decision, Matcher};
 use crate::event::{Event, EventKind};
 use crate::explain::{Explanation, explain};
 use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
+use crate::loss::Loss;
 use crate::matcher::CompiledMatcher;
 use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan};
 use crate::plugin::{ActionContext, Confirmation, Execution, Responder};
@@ -25,6 +27,7 @@ use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessTable};
 use crate::pursuit::Pursuits;
 use crate::restraint::{Restraints, Trip};
 use crate::schema::{Field, FieldSet};
+use crate::trigger::raises;
 use respond::{Detection, Responding, Started, held_response};
 
 /// What an engine knows of the host and the sensor that it works in. Everything is optional: it goes into alerts.
@@ -429,6 +432,33 @@ impl Engine {
             let made = trip_alert(&mut self.context, &mut self.processes, event, &trip);
             alert(PendingAlert { alert: made, executions: Vec::new(), utc_offset: self.context.host.utc_offset });
         }
+    }
+
+    /// Makes the alert of something that the operator has to know of the sensor itself, found at `time`, in nanoseconds since
+    /// the epoch. Its message type is `audit`.
+    #[must_use]
+    pub fn report_condition(&mut self, condition: SensorCondition, time: u64) -> PendingAlert {
+        let alert = condition_alert(&mut self.context, condition, time);
+        PendingAlert { alert, executions: Vec::new(), utc_offset: self.context.host.utc_offset }
+    }
+
+    /// Makes the alert of events that a source lost ([`EventSource::losses`](crate::EventSource::losses)), found at `time`, in
+    /// nanoseconds since the epoch: it names the policies that may have missed something. None without losses.
+    #[must_use]
+    pub fn report_losses(&mut self, losses: &[Loss], time: u64) -> Option<PendingAlert> {
+        if losses.is_empty() {
+            return None;
+        }
+        let concerned = self
+            .policies
+            .active()
+            .filter(|policy| losses.iter().any(|loss| raises(policy.policy_type, loss.kind)))
+            .map(|policy| policy.name.to_string());
+        let mut policies: Vec<_> = concerned.collect();
+        let policy_count = policies.len();
+        policies.truncate(MAX_CONDITION_POLICIES);
+        let condition = SensorCondition::EventsLost { losses: losses.to_vec(), policies, policy_count };
+        Some(self.report_condition(condition, time))
     }
 
     /// What [`Engine::process`] would decide about the event, and why: one explanation for each enabled policy whose type

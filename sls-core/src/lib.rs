@@ -8,6 +8,7 @@ mod breaker;
 mod bytes;
 mod capabilities;
 mod check;
+mod condition;
 mod diagnostic;
 mod enforcement;
 mod engine;
@@ -28,6 +29,7 @@ mod limits;
 mod lint;
 mod list;
 mod loader;
+mod loss;
 mod lowering;
 mod matcher;
 mod pattern;
@@ -58,6 +60,7 @@ pub use alert::{
 };
 pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
+pub use condition::{MAX_CONDITION_POLICIES, SensorCondition};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};
 pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
@@ -79,6 +82,7 @@ pub use keys::{KeyKind, KeySpec, LIST_KEYS, OVERRIDE_KEYS, POLICY_KEYS};
 pub use limits::Limits;
 pub use list::{HostName, List, ListType, MAX_HOST_ADDRESSES};
 pub use loader::PolicyLoader;
+pub use loss::{Lane, Loss, LossCause, Shedding};
 pub use lowering::{KernelPolicy, KernelRule, KernelSet, KernelTest, KernelVerdict, Obstacle, PathSet};
 pub use matcher::{
     CompiledMatcher, CostSnapshot, KindCost, MatchCosts, PolicyCost, ProfilingMatcher, ReloadableMatcher,

@@ -13,6 +13,7 @@ use crate::action::{ActionOutcome, ActionSet, PlannedAction, Refusal};
 use crate::alert::Alert;
 use crate::event::{Event, EventKind, ProcessKey};
 use crate::hook::{Hook, Mechanism};
+use crate::loss::{Loss, Shedding};
 use crate::planner::ActionPlanner;
 use crate::policy::{Policy, PolicyType};
 use crate::process_table::ProcessTable;
@@ -47,6 +48,24 @@ pub trait EventSource: fmt::Debug + Send {
     /// would bring it. None if it can, or if there is no more to say than [`EventSource::provides`] does.
     fn unavailable(&self, _policy_type: PolicyType) -> Option<String> {
         None
+    }
+
+    /// Gives what was lost since the last call, as far as it was not told yet. To be called about every second, and what it
+    /// gives handed to [`Engine::report_losses`](crate::Engine::report_losses). By default a source loses nothing.
+    ///
+    /// # Errors
+    /// When the source cannot tell.
+    fn losses(&mut self, _handle: &mut dyn FnMut(Loss)) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// Leaves out what `shedding` says from now on, and counts it ([`LossCause::Shed`](crate::LossCause::Shed)). By default a
+    /// source sheds nothing.
+    ///
+    /// # Errors
+    /// When the source cannot; it goes on as before.
+    fn shed(&mut self, _shedding: Shedding) -> Result<(), BoxError> {
+        Ok(())
     }
 
     /// Where the source can have operations decided before they happen, as [`PolicySet::tiers`](crate::PolicySet::tiers) says of each policy. By

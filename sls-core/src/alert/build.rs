@@ -1,5 +1,6 @@
 //! An alert from an event, the policy that responded, and what is known of the process and the host.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use uuid::Uuid;
@@ -7,10 +8,11 @@ use uuid::Uuid;
 use super::message::detection_message;
 use super::{Alert, FileInfo, Location, MessageFields, NetworkInfo, Notification, ProcessInfo, Scope, rfc3339};
 use crate::bytes::{display, display_at_most};
+use crate::condition::SensorCondition;
 use crate::engine::Host;
 use crate::event::{Event, EventKind, ProcessKey, Value};
 use crate::planner::MessageType;
-use crate::policy::Policy;
+use crate::policy::{Confidence, Policy, Priority};
 use crate::process_table::{ProcessRecord, ProcessTable};
 use crate::schema::{Field, FieldSet};
 
@@ -25,6 +27,9 @@ const MAX_ARGUMENTS: usize = 1024;
 
 /// The most ancestors that an alert has.
 pub const MAX_ALERT_LINEAGE: usize = 32;
+
+/// The `policy_type` of alerts that no policy raised.
+const SENSOR: &str = "sensor";
 
 /// What every alert of an engine shares.
 pub(crate) struct AlertContext {
@@ -121,11 +126,57 @@ pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTab
         lineage,
         file_info: file_info(event),
         network_info: network_info(event),
+        sensor_info: None,
         notifications: vec![detection],
         alert_labels: policy.alert_labels.clone(),
         uncertain: uncertain.iter().map(Field::name).collect(),
         untrusted: event.untrusted().iter().map(Field::name).collect(),
         lost_events,
+    }
+}
+
+/// Makes the alert of what the sensor reports of itself, which it found at `time`.
+pub(crate) fn condition_alert(context: &mut AlertContext, condition: SensorCondition, time: u64) -> Alert {
+    let name = format!("alert {} {time} {}", context.next_sequence(), condition.name());
+    let uuid = Uuid::new_v5(&context.host.session, name.as_bytes());
+    let message = condition.message();
+    let notification = Notification {
+        timestamp: rfc3339(time, context.host.utc_offset),
+        name: condition.name().to_owned(),
+        uuid,
+        message: message.clone(),
+        message_fields: MessageFields::default(),
+    };
+    Alert {
+        message_type: Some(MessageType::Audit),
+        uuid,
+        alert_group_id: uuid,
+        timestamp: time,
+        description: message,
+        comments: String::new(),
+        priority: Priority::Medium.name(),
+        confidence: Confidence::High.name(),
+        categories: Vec::new(),
+        strategy_name: condition.name().to_owned(),
+        policy_type: SENSOR,
+        matched_rule: String::new(),
+        scope: Scope::Node,
+        location: Location {
+            node_name: context.host.node_name.clone(),
+            sensor_id: context.host.sensor_id.clone(),
+            ..Location::default()
+        },
+        metadata: context.host.metadata.clone(),
+        process_info: None,
+        lineage: Vec::new(),
+        file_info: None,
+        network_info: None,
+        sensor_info: Some(condition),
+        notifications: vec![notification],
+        alert_labels: BTreeMap::new(),
+        uncertain: Vec::new(),
+        untrusted: Vec::new(),
+        lost_events: 0,
     }
 }
 

@@ -1,0 +1,46 @@
+//! What the sensor reports of itself: alerts of message type `audit` that no policy raises.
+
+use serde::Serialize;
+
+use crate::loss::Loss;
+
+/// Something about the sensor that its operator has to know, as data. In an alert it is `sensor_info`, and its name the
+/// `strategy_name`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "condition", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SensorCondition {
+    /// Events did not arrive.
+    EventsLost {
+        /// How many, by lane, kind and cause.
+        losses: Vec<Loss>,
+        /// The policies that may have missed something, in their order, at most [`MAX_CONDITION_POLICIES`].
+        policies: Vec<String>,
+        /// How many policies may have.
+        policy_count: usize,
+    },
+}
+
+/// The most policies that a condition names.
+pub const MAX_CONDITION_POLICIES: usize = 64;
+
+impl SensorCondition {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::EventsLost { .. } => "events_lost",
+        }
+    }
+
+    /// The condition in words.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::EventsLost { losses, policy_count, .. } => {
+                let count: u64 = losses.iter().map(|loss| loss.count).sum();
+                format!("{count} events were lost; {policy_count} policies may have missed something")
+            }
+        }
+    }
+}
