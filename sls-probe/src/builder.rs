@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sls_core::{EventKind, FieldSet, Hook, Interest, Mechanism, PolicyType, Tiers};
+use sls_core::{EventKind, FieldSet, Hook, Interest, Lane, Mechanism, PolicyType, Tiers};
 
 use crate::container::IDENTITY_FIELDS;
 use crate::error::ProbeError;
@@ -11,16 +11,10 @@ use crate::hooks::HookFamily;
 use crate::kernel;
 use crate::loader::LoadedProbe;
 use crate::protection::SelfProtection;
+use crate::room::{
+    self, CgroupBudget, DEFAULT_RING_BYTES, MAX_LANE_BYTES, MAX_RING_BYTES, MIN_LANE_BYTES, MIN_RING_BYTES, Room,
+};
 use crate::tier::{self, KernelTier};
-
-/// Size of the ring buffer between the kernel and the sensor, unless told otherwise: about 20,000 executions.
-pub const DEFAULT_RING_BYTES: u32 = 8 * 1024 * 1024;
-
-/// The smallest ring: one page where pages are largest.
-pub const MIN_RING_BYTES: u32 = 64 * 1024;
-
-/// The largest ring.
-pub const MAX_RING_BYTES: u32 = 1024 * 1024 * 1024;
 
 /// Wake-ups a second that single events may cause, unless told otherwise.
 pub const DEFAULT_WAKES_PER_SECOND: u32 = 200;
@@ -35,7 +29,10 @@ const PROCESS_KINDS: [EventKind; 4] = [EventKind::Exec, EventKind::Fork, EventKi
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ProbeBuilder {
-    pub(crate) ring_bytes: u32,
+    /// What both lanes were given together.
+    ring_bytes: Option<u32>,
+    /// In the order of [`room::number`].
+    pub(crate) lanes: [Room; 2],
     pub(crate) family: HookFamily,
     /// Of [`PROCESS_KINDS`].
     process_kinds: Vec<EventKind>,
@@ -54,7 +51,8 @@ pub struct ProbeBuilder {
 impl Default for ProbeBuilder {
     fn default() -> Self {
         Self {
-            ring_bytes: DEFAULT_RING_BYTES,
+            ring_bytes: None,
+            lanes: [Room::default(); 2],
             family: HookFamily::detect(),
             process_kinds: PROCESS_KINDS.to_vec(),
             interest: Interest::default(),
@@ -72,10 +70,26 @@ impl Default for ProbeBuilder {
 }
 
 impl ProbeBuilder {
-    /// Size of the ring buffer: a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`]. Default
-    /// [`DEFAULT_RING_BYTES`]. Events that find it full are lost, and counted.
+    /// Size of the ring buffers together: a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`], of which each lane gets
+    /// a half. Default [`DEFAULT_RING_BYTES`]. Events that find their lane full are lost, and counted.
     pub fn ring_bytes(mut self, bytes: u32) -> Self {
-        self.ring_bytes = bytes;
+        self.ring_bytes = Some(bytes);
+        self.lanes.iter_mut().for_each(|room| room.bytes = bytes / 2);
+        self
+    }
+
+    /// Size of the ring buffer of one lane: a power of two from [`MIN_LANE_BYTES`] to [`MAX_LANE_BYTES`]. Default: a half of
+    /// [`DEFAULT_RING_BYTES`].
+    pub fn lane_bytes(mut self, lane: Lane, bytes: u32) -> Self {
+        self.lanes[room::number(lane)].bytes = bytes;
+        self
+    }
+
+    /// What each cgroup may send by a lane of which more than a half is filled, so that none takes what is left from all others.
+    /// What goes over it is lost, and counted ([`LossCause::OverBudget`](sls_core::LossCause::OverBudget)). What the kernel tier has decided, and what tells
+    /// of cgroups, is never withheld. Default: a sixteenth of the lane at once, and again every second.
+    pub fn cgroup_budget(mut self, lane: Lane, budget: CgroupBudget) -> Self {
+        self.lanes[room::number(lane)].budget = Some(budget);
         self
     }
 
@@ -187,8 +201,12 @@ impl ProbeBuilder {
     /// When a setting is not possible, or the kernel refuses: not permitted, too old, without type information, or
     /// its verifier objects.
     pub fn load(self) -> Result<LoadedProbe, ProbeError> {
-        if !self.ring_bytes.is_power_of_two() || !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&self.ring_bytes) {
-            return Err(ProbeError::RingSize { bytes: self.ring_bytes });
+        let possible = |bytes: &u32| bytes.is_power_of_two() && (MIN_RING_BYTES..=MAX_RING_BYTES).contains(bytes);
+        if let Some(bytes) = self.ring_bytes.filter(|bytes| !possible(bytes)) {
+            return Err(ProbeError::RingSize { bytes });
+        }
+        for lane in Lane::ALL.iter().copied() {
+            self.lanes[room::number(lane)].check(lane)?;
         }
         LoadedProbe::load(self)
     }
