@@ -11,9 +11,7 @@ use crate::hooks::HookFamily;
 use crate::kernel;
 use crate::loader::LoadedProbe;
 use crate::protection::SelfProtection;
-use crate::room::{
-    self, CgroupBudget, DEFAULT_RING_BYTES, MAX_LANE_BYTES, MAX_RING_BYTES, MIN_LANE_BYTES, MIN_RING_BYTES, Room,
-};
+use crate::room::{self, CgroupBudget, MAX_RING_BYTES, MIN_RING_BYTES, Room};
 use crate::tier::{self, KernelTier};
 
 /// Wake-ups a second that single events may cause, unless told otherwise.
@@ -71,15 +69,15 @@ impl Default for ProbeBuilder {
 
 impl ProbeBuilder {
     /// Size of the ring buffers together: a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`], of which each lane gets
-    /// a half. Default [`DEFAULT_RING_BYTES`]. Events that find their lane full are lost, and counted.
+    /// a half. Default [`DEFAULT_RING_BYTES`](crate::DEFAULT_RING_BYTES). Events that find their lane full are lost, and counted.
     pub fn ring_bytes(mut self, bytes: u32) -> Self {
         self.ring_bytes = Some(bytes);
         self.lanes.iter_mut().for_each(|room| room.bytes = bytes / 2);
         self
     }
 
-    /// Size of the ring buffer of one lane: a power of two from [`MIN_LANE_BYTES`] to [`MAX_LANE_BYTES`]. Default: a half of
-    /// [`DEFAULT_RING_BYTES`].
+    /// Size of the ring buffer of one lane: a power of two from [`MIN_LANE_BYTES`](crate::MIN_LANE_BYTES) to [`MAX_LANE_BYTES`](crate::MAX_LANE_BYTES). Default: a half of
+    /// [`DEFAULT_RING_BYTES`](crate::DEFAULT_RING_BYTES).
     pub fn lane_bytes(mut self, lane: Lane, bytes: u32) -> Self {
         self.lanes[room::number(lane)].bytes = bytes;
         self

@@ -526,9 +526,10 @@ mod tests {
     use std::thread;
 
     use libbpf_rs::{MapCore, MapFlags};
+    use sls_core::Lane;
 
     use super::*;
-    use crate::room::MIN_RING_BYTES;
+    use crate::room::{CgroupBudget, MIN_RING_BYTES};
 
     /// These need root.
     fn probe(ring_bytes: u32) -> Probe {
@@ -550,6 +551,7 @@ mod tests {
         let mut interest = Interest::default();
         interest.add_value(EventKind::File, "OPEN_WRITE");
         let builder = Probe::builder().snapshot(false).ring_bytes(MIN_RING_BYTES).interest(interest);
+        let builder = builder.cgroup_budget(Lane::Activity, CgroupBudget::UNLIMITED);
         let mut probe = builder.load().unwrap().attach().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let script = "i=0; while [ $i -lt 600 ]; do : >file; i=$((i + 1)); done";
