@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use sls_core::{EventKind, FieldSet, Hook, Interest, Lane, Mechanism, PolicyType, Tiers};
+use sls_core::{EventKind, FieldSet, Hook, Interest, Lane, Mechanism, PolicyType, Shedding, Tiers};
 
 use crate::container::IDENTITY_FIELDS;
 use crate::error::ProbeError;
 use crate::group::{GROUPS, memory, security};
 use crate::hooks::HookFamily;
 use crate::kernel;
+use crate::lanes::lane_of;
 use crate::loader::LoadedProbe;
 use crate::protection::SelfProtection;
+use crate::record::KINDS;
 use crate::room::{self, CgroupBudget, MAX_RING_BYTES, MIN_RING_BYTES, Room};
 use crate::tier::{self, KernelTier};
 
@@ -34,6 +36,11 @@ pub struct ProbeBuilder {
     pub(crate) family: HookFamily,
     /// Of [`PROCESS_KINDS`].
     process_kinds: Vec<EventKind>,
+    /// What policies look at.
+    needed: Interest,
+    /// What is watched besides.
+    telemetry: Vec<EventKind>,
+    /// Both.
     pub(crate) interest: Interest,
     pub(crate) unsafe_probes: bool,
     pub(crate) kernel_tier: bool,
@@ -53,6 +60,8 @@ impl Default for ProbeBuilder {
             lanes: [Room::default(); 2],
             family: HookFamily::detect(),
             process_kinds: PROCESS_KINDS.to_vec(),
+            needed: Interest::default(),
+            telemetry: Vec::new(),
             interest: Interest::default(),
             unsafe_probes: false,
             kernel_tier: false,
@@ -146,8 +155,39 @@ impl ProbeBuilder {
     /// wanted is not attached, and filtered in the kernel as far as it can be; what the running kernel cannot give is
     /// left out, see [`ProbeBuilder::provides`].
     pub fn interest(mut self, interest: Interest) -> Self {
-        self.interest = interest;
+        self.needed = interest;
+        self.widen_interest();
         self
+    }
+
+    /// Kinds of events to watch as well, all of each, though no policy looks at them: to record or to count them. Those that
+    /// [`interest`](ProbeBuilder::interest) does not name are the first to be left out when load is shed
+    /// ([`Shedding::Telemetry`]). Default none.
+    pub fn telemetry(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
+        self.telemetry = kinds.into_iter().collect();
+        self.widen_interest();
+        self
+    }
+
+    fn widen_interest(&mut self) {
+        self.interest = self.needed.clone();
+        for kind in &self.telemetry {
+            self.interest.add_kind(*kind);
+        }
+    }
+
+    /// The kinds of records that are left out, as bits of their numbers. What keeps the process table and the containers
+    /// stays, and what the kernel has decided knows nothing of it.
+    pub(crate) fn shed_kinds(&self, shedding: Shedding) -> u32 {
+        let is_shed = |kind: EventKind| {
+            let telemetry = self.telemetry.contains(&kind) && !self.needed.wants_kind(kind);
+            let keeps = PROCESS_KINDS.contains(&kind);
+            !keeps
+                && (shedding >= Shedding::Telemetry && telemetry
+                    || shedding >= Shedding::Activity && lane_of(kind) == Lane::Activity)
+        };
+        let bits = (0_u32..).zip(KINDS).filter(|(_, kind)| is_shed(*kind));
+        bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
     }
 
     /// Whether the probes that policies define themselves ([`Interest::probes`]) may be put into the kernel and into
@@ -286,5 +326,32 @@ impl ProbeBuilder {
             return true;
         }
         if PROCESS_KINDS.contains(&kind) { self.process_kinds.contains(&kind) } else { self.interest.wants_kind(kind) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shed(builder: &ProbeBuilder, shedding: Shedding) -> Vec<EventKind> {
+        let mask = builder.shed_kinds(shedding);
+        KINDS.into_iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, kind)| kind).collect()
+    }
+
+    #[test]
+    fn telemetry_is_shed_before_what_policies_need_and_the_process_table_never() {
+        use EventKind::{Accept, Connect, Exec, File, Fork, Listen, Memory, Module, Probe, Ptrace, Userfaultfd};
+        let mut interest = Interest::default();
+        interest.add_kind(File).add_kind(Module);
+        let builder = ProbeBuilder::default().interest(interest).telemetry([Connect, File, Ptrace, Fork, Exec]);
+        assert!(builder.watches(Ptrace) && builder.watches(Connect) && builder.watches(Module));
+        assert_eq!(shed(&builder, Shedding::Nothing), []);
+        assert_eq!(shed(&builder, Shedding::Telemetry), [Connect, Ptrace]);
+        let all = [File, Connect, Accept, Listen, Ptrace, Memory, Userfaultfd, Probe];
+        assert_eq!(shed(&builder, Shedding::Activity), all);
+        // Other policies came.
+        let mut interest = Interest::default();
+        interest.add_kind(Connect);
+        assert_eq!(shed(&builder.interest(interest), Shedding::Telemetry), [File, Ptrace]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libbpf_rs::MapHandle;
 use sls_core::{
     BoxError, Event, EventKind, EventSource, FieldSet, Hook, Interest, Loss, Mechanism, PolicySet, PolicyType,
-    ProcessKey, SourceStatus,
+    ProcessKey, Shedding, SourceStatus,
 };
 
 use crate::accounts::Accounts;
@@ -20,7 +20,7 @@ use crate::error::ProbeError;
 use crate::group::{Attach, GROUPS, Wanted};
 use crate::kernel::Kernel;
 use crate::lanes::Lanes;
-use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RINGS, SharedMaps, set_entry};
+use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RINGS, SHED, SharedMaps, set_entry};
 use crate::losses::Losses;
 use crate::points::{Point, Points};
 use crate::protection::{Protector, TamperReport};
@@ -55,6 +55,8 @@ pub struct Probe {
     snapshot: Option<Snapshot>,
     lanes: Lanes,
     dozing: MapHandle,
+    shed_kinds: MapHandle,
+    shedding: Shedding,
     losses: Losses,
     /// In nanoseconds since the epoch.
     losses_told_at: u64,
@@ -84,6 +86,7 @@ impl Probe {
         let bell = Bell::new(rings).map_err(|error| ProbeError::Ring { source: error.into() })?;
         let mut losses = Losses::new(shared.get(LOST)?);
         let dozing = shared.get(DOZING)?;
+        let shed_kinds = shared.get(SHED)?;
         let tier = match objects.first().filter(|_| settings.kernel_tier) {
             Some(first) => Some(KernelTier::of(&first.object).map_err(|error| ProbeError::Tier(Box::new(error)))?),
             None => None,
@@ -114,6 +117,8 @@ impl Probe {
             snapshot,
             lanes,
             dozing,
+            shed_kinds,
+            shedding: Shedding::Nothing,
             losses,
             losses_told_at: enrichment.clock.to_epoch(BootTime::now()),
             ended: (!Kernel::running().exit_says_group_dead).then(Ended::default),
@@ -209,7 +214,7 @@ impl Probe {
         }
         self.points.replace(points, &settings);
         self.settings = settings;
-        Ok(())
+        self.set_shedding(self.shedding)
     }
 
     /// Has [`poll`](EventSource::poll) return early while `bell` can be read: somebody else has something for its thread to
@@ -371,6 +376,13 @@ impl Probe {
         }
     }
 
+    fn set_shedding(&mut self, shedding: Shedding) -> Result<(), ProbeError> {
+        let kinds = self.settings.shed_kinds(shedding);
+        set_entry(&self.shed_kinds, SHED, &0_u32.to_ne_bytes(), &kinds.to_ne_bytes())?;
+        self.shedding = shedding;
+        Ok(())
+    }
+
     fn set_dozing(&self) -> Result<(), ProbeError> {
         let (key, value) = (0_u32.to_ne_bytes(), 1_u32.to_ne_bytes());
         set_entry(&self.dozing, DOZING, &key, &value)
@@ -453,6 +465,10 @@ impl EventSource for Probe {
         self.losses.report(self.losses_told_at.min(now), now, handle)?;
         self.losses_told_at = now;
         Ok(())
+    }
+
+    fn shed(&mut self, shedding: Shedding) -> Result<(), BoxError> {
+        Ok(self.set_shedding(shedding)?)
     }
 
     fn provides(&self, kind: EventKind) -> FieldSet {
