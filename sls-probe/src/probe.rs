@@ -33,6 +33,9 @@ use crate::tier::layout::Verdicts;
 /// How long the reader leaves the rings alone while events come too fast for wake-ups.
 const NAP: Duration = Duration::from_millis(2);
 
+/// How often the rings are read again for what an activity follows, before the reader sleeps over it.
+const ROUNDS_IN_VAIN: usize = 2;
+
 /// How often clocks, accounts and the kernel's own counters are looked at.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -261,13 +264,16 @@ impl Probe {
 
     /// Hands over what is in the rings, and returns how many events that was. Stops at `deadline` if more keeps coming.
     fn drain(&mut self, deadline: Option<Instant>, handle: &mut dyn FnMut(&mut Event)) -> Result<usize, ProbeError> {
-        let mut count = 0;
+        let (mut count, mut rounds_in_vain) = (0, 0);
         loop {
             let more = self.lanes.read();
             let delivered = self.deliver(handle);
             count += delivered;
-            let stuck = delivered == 0 && self.lanes.is_holding();
-            if !more? || stuck || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let full = more?;
+            rounds_in_vain = if delivered == 0 && !full { rounds_in_vain + 1 } else { 0 };
+            let more = full || self.lanes.is_holding();
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if !more || late || rounds_in_vain == ROUNDS_IN_VAIN {
                 return Ok(count);
             }
         }
