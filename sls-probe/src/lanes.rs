@@ -60,8 +60,16 @@ pub(crate) fn lane_of(kind: EventKind) -> Lane {
 pub(crate) struct Lanes {
     process: LaneReader,
     activity: LaneReader,
-    /// Since when the oldest activity waits for what it follows.
-    held_since: Option<Instant>,
+    held: Option<Held>,
+}
+
+/// Activities that wait while nothing comes by the other lane.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    since: Instant,
+    /// How far the other lane was read.
+    read_to: u64,
+    count: usize,
 }
 
 impl Lanes {
@@ -69,7 +77,7 @@ impl Lanes {
         Ok(Self {
             process: LaneReader::new(process, PROCESS_BATCH_BYTES)?,
             activity: LaneReader::new(activity, ACTIVITY_BATCH_BYTES)?,
-            held_since: None,
+            held: None,
         })
     }
 
@@ -83,16 +91,20 @@ impl Lanes {
 
     /// Whether an activity waits for what it follows.
     pub(crate) fn is_holding(&self) -> bool {
-        !self.activity.taken.is_empty()
+        self.activity.taken.len() > 0
     }
 
     /// Takes the records that have been read, to be put back with what is left.
     pub(crate) fn take(&mut self) -> Merge {
+        let read_to = self.process.position;
+        // What came later waits for a time of its own.
+        let overdue = self.held.filter(|held| held.read_to == read_to && held.since.elapsed() >= LONGEST_HOLD);
         Merge {
             process: mem::take(&mut self.process.taken),
             activity: mem::take(&mut self.activity.taken),
-            read_to: self.process.position,
-            overdue: self.held_since.is_some_and(|since| since.elapsed() >= LONGEST_HOLD),
+            read_to,
+            overdue: overdue.map_or(0, |held| held.count),
+            was_overdue: overdue.is_some(),
         }
     }
 
@@ -100,10 +112,12 @@ impl Lanes {
     pub(crate) fn put_back(&mut self, merge: Merge) {
         self.process.taken = merge.process;
         self.activity.taken = merge.activity;
-        self.held_since = match self.held_since {
-            _ if self.activity.taken.is_empty() => None,
-            Some(since) if !merge.overdue => Some(since),
-            _ => Some(Instant::now()),
+        let count = self.activity.taken.len();
+        self.held = match self.held {
+            _ if count == 0 => None,
+            // All that were held are held still, and perhaps more.
+            Some(held) if held.read_to == merge.read_to && !merge.was_overdue && held.count <= count => Some(held),
+            _ => Some(Held { since: Instant::now(), read_to: merge.read_to, count }),
         };
     }
 }
@@ -115,22 +129,25 @@ pub(crate) struct Merge {
     activity: Batch,
     /// How far the lane of processes has been read.
     read_to: u64,
-    overdue: bool,
+    /// How many activities wait no longer.
+    overdue: usize,
+    was_overdue: bool,
 }
 
 impl Merge {
     /// The next record, as far as it need not wait.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let time = |record: &[u8]| number_at(record, TIME_AT);
-        let may_come = |record: &&[u8]| self.overdue || number_at(record, POSITION_AT) <= self.read_to;
+        let may_come = |record: &&[u8]| self.overdue > 0 || number_at(record, POSITION_AT) <= self.read_to;
         let activity = self.activity.front().filter(may_come);
         match (self.process.front(), activity) {
-            (Some(process), Some(activity)) if time(activity) < time(process) => self.activity.pop(),
-            (None, Some(_)) => self.activity.pop(),
-            (process, _) => {
-                process?;
-                self.process.pop()
+            (Some(process), Some(activity)) if time(activity) >= time(process) => self.process.pop(),
+            (_, Some(_)) => {
+                self.overdue = self.overdue.saturating_sub(1);
+                self.activity.pop()
             }
+            (Some(_), None) => self.process.pop(),
+            (None, None) => None,
         }
     }
 }
@@ -196,8 +213,9 @@ impl Batch {
         if self.bytes.len() >= limit { BATCH_FULL } else { 0 }
     }
 
-    fn is_empty(&self) -> bool {
-        self.given == self.ends.len()
+    /// How many were not given yet.
+    fn len(&self) -> usize {
+        self.ends.len() - self.given
     }
 
     fn front(&self) -> Option<&[u8]> {
@@ -262,15 +280,15 @@ mod tests {
     #[test]
     fn older_records_come_first_and_processes_before_what_they_do_at_the_same_time() {
         let (process, activity) = (batch(&[(1, 0), (5, 0), (9, 0)]), batch(&[(1, 0), (4, 0), (6, 0), (7, 0)]));
-        let mut merge = Merge { process, activity, read_to: 0, overdue: false };
+        let mut merge = Merge { process, activity, read_to: 0, overdue: 0, was_overdue: false };
         assert_eq!(times(&mut merge), [1, 1, 4, 5, 6, 7, 9]);
-        assert!(merge.process.is_empty() && merge.activity.is_empty());
+        assert!(merge.process.len() == 0 && merge.activity.len() == 0);
     }
 
     #[test]
     fn activities_wait_for_what_they_follow_and_processes_for_nothing() {
         let (process, activity) = (batch(&[(1, 0), (8, 0)]), batch(&[(2, 100), (3, 101), (4, 100)]));
-        let mut merge = Merge { process, activity, read_to: 100, overdue: false };
+        let mut merge = Merge { process, activity, read_to: 100, overdue: 0, was_overdue: false };
         assert_eq!(times(&mut merge), [1, 2, 8]);
         merge.read_to = 101;
         assert_eq!(times(&mut merge), [3, 4]);
@@ -278,10 +296,11 @@ mod tests {
 
     #[test]
     fn no_activity_waits_for_ever() {
-        let mut merge = Merge { process: batch(&[]), activity: batch(&[(2, 100)]), read_to: 0, overdue: false };
+        let activity = batch(&[(2, 100), (3, 101), (4, 102)]);
+        let mut merge = Merge { process: batch(&[]), activity, read_to: 0, overdue: 0, was_overdue: false };
         assert!(times(&mut merge).is_empty());
-        merge.overdue = true;
-        assert_eq!(times(&mut merge), [2]);
+        merge.overdue = 2;
+        assert_eq!(times(&mut merge), [2, 3], "what came later waits for a time of its own");
     }
 
     #[test]
