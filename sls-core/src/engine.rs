@@ -1,5 +1,6 @@
 //! The engine: events in, signals and alerts out.
 
+mod losses;
 mod respond;
 
 use std::collections::BTreeMap;
@@ -12,10 +13,10 @@ use uuid::Uuid;
 use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, PlannedAction};
 use crate::alert::{Alert, AlertContext, Finding, build_alert, condition_alert};
 use crate::breaker::BreakerLimits;
-use crate::condition::{MAX_CONDITION_POLICIES, SensorCondition};
+use crate::condition::SensorCondition;
 use crate::enforcement::{Enforced, HeldDecision, HeldResponses, HeldVerdict};
 use crate::evaluate::{Decision, Matcher};
-use crate::event::{Event, EventKind};
+use crate::event::Event;
 use crate::explain::{Explanation, explain};
 use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
 use crate::loss::Loss;
@@ -27,8 +28,10 @@ use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessTable};
 use crate::pursuit::Pursuits;
 use crate::restraint::{Restraints, Trip};
 use crate::schema::{Field, FieldSet};
-use crate::trigger::raises;
+use losses::LossLedger;
 use respond::{Detection, Responding, Started, held_response};
+
+pub use losses::LOSS_REPORT_INTERVAL;
 
 /// What an engine knows of the host and the sensor that it works in. Everything is optional: it goes into alerts.
 #[derive(Clone, Debug, Default)]
@@ -133,6 +136,7 @@ impl EngineBuilder {
             context: AlertContext::new(self.host, self.policies.hash()),
             history: History::new(&self.policies, self.changed_file_limit),
             restraints: Restraints::new(self.breaker, self.warm_up, &self.policies),
+            losses: LossLedger::new(&self.policies),
             policies: self.policies,
             planner: self.planner,
             factory: self.factory,
@@ -141,7 +145,6 @@ impl EngineBuilder {
             held_responses: HeldResponses::default(),
             pursuits: Pursuits::default(),
             dry_run: self.dry_run,
-            lost: [0; EventKind::ALL.len()],
             detections: Vec::new(),
             stats: EngineStats::default(),
         }
@@ -163,7 +166,7 @@ impl fmt::Debug for EngineBuilder {
 pub struct EngineStats {
     /// Events processed.
     pub events: u64,
-    /// Events that their source lost.
+    /// Events that their source lost, as [`Event::lost`] and [`Engine::report_losses`] tell; what both tell of counts once.
     pub lost: u64,
     /// Times that a policy responded.
     pub detections: u64,
@@ -228,8 +231,7 @@ pub struct Engine {
     held_responses: HeldResponses,
     pursuits: Pursuits,
     dry_run: bool,
-    /// Events lost since the last alert, by kind.
-    lost: [u64; EventKind::ALL.len()],
+    losses: LossLedger,
     /// Kept for its memory.
     detections: Vec<Detection>,
     stats: EngineStats,
@@ -259,8 +261,7 @@ impl Engine {
     /// An event that no policy responds to allocates nothing here, but for what the process table has to remember.
     pub fn process(&mut self, event: &mut Event, responder: &mut dyn Responder, alert: &mut dyn FnMut(PendingAlert)) {
         self.stats.events += 1;
-        self.stats.lost += event.lost;
-        self.lost[event.kind as usize] += event.lost;
+        self.losses.count(event);
         self.enrich(event);
         self.restraints.advance(event);
         self.detect(event, responder, None);
@@ -423,7 +424,7 @@ impl Engine {
                 message_type: plan.report,
                 sequence,
                 // Losses are told once, in an alert that somebody gets to see.
-                lost_events: plan.report.map_or(0, |_| std::mem::take(&mut self.lost[event.kind as usize])),
+                lost_events: plan.report.map_or(0, |_| self.losses.since_alert(event.kind)),
             };
             let made = build_alert(&mut self.context, &mut self.processes, &finding);
             alert(PendingAlert { alert: made, executions, utc_offset: self.context.host.utc_offset });
@@ -442,22 +443,46 @@ impl Engine {
         PendingAlert { alert, executions: Vec::new(), utc_offset: self.context.host.utc_offset }
     }
 
-    /// Makes the alert of events that a source lost ([`EventSource::losses`](crate::EventSource::losses)), found at `time`, in
-    /// nanoseconds since the epoch: it names the policies that may have missed something. None without losses.
+    /// Takes in what a source lost ([`EventSource::losses`](crate::EventSource::losses)), and makes the alert of it if it is
+    /// time to at `time`, in nanoseconds since the epoch. The alert is of message type `audit`; its `sensor_info` has how many
+    /// events were lost, by lane, kind and cause, between when and when, and which policies may have missed something
+    /// ([`Policy::depends_on`]), those included that were in force when it was lost and are not any more.
+    ///
+    /// The first loss has its alert at once. What is lost within [`LOSS_REPORT_INTERVAL`] of an alert is in the next. So call
+    /// it about every second, also if nothing was lost, and [`Engine::flush_losses`] at the end.
+    ///
+    /// ```
+    /// use sls_core::{Engine, EventKind, Lane, Loss, LossCause, MessageType, PolicySet};
+    ///
+    /// let policies = PolicySet::from_yaml("p.yaml", r#"
+    /// No wget: {policy: program, rules: ['match programName == "*/wget"', default ignore]}
+    /// Cron: {policy: file, rules: ['match filePath == "/etc/cron*"', default ignore]}
+    /// "#)?;
+    /// let mut engine = Engine::builder(policies).build();
+    /// let lost = Loss::new(Lane::Process, EventKind::Exec, LossCause::LaneFull, 12, 1_000_000_000, 2_000_000_000);
+    /// let alert = engine.report_losses(&[lost], 2_000_000_000).expect("the first is told at once").complete();
+    /// assert_eq!(alert.message_type, Some(MessageType::Audit));
+    /// assert_eq!(alert.description, "12 events were lost (exec); 1 policy may have missed something");
+    /// let json = serde_json::to_value(&alert.sensor_info).unwrap();
+    /// assert_eq!(json["condition"], "events_lost");
+    /// assert_eq!(json["policies"], serde_json::json!([{"name": "No wget", "kinds": ["exec"]}]));
+    ///
+    /// assert!(engine.report_losses(&[lost], 3_000_000_000).is_none());
+    /// assert!(engine.flush_losses(4_000_000_000).is_some());
+    /// assert_eq!(engine.stats().lost, 24);
+    /// # Ok::<(), sls_core::Diagnostics>(())
+    /// ```
     #[must_use]
     pub fn report_losses(&mut self, losses: &[Loss], time: u64) -> Option<PendingAlert> {
-        if losses.is_empty() {
-            return None;
-        }
-        let concerned = self
-            .policies
-            .active()
-            .filter(|policy| losses.iter().any(|loss| raises(policy.policy_type, loss.kind)))
-            .map(|policy| policy.name.to_string());
-        let mut policies: Vec<_> = concerned.collect();
-        let policy_count = policies.len();
-        policies.truncate(MAX_CONDITION_POLICIES);
-        let condition = SensorCondition::EventsLost { losses: losses.to_vec(), policies, policy_count };
+        self.losses.note(losses);
+        let condition = self.losses.due(time)?;
+        Some(self.report_condition(condition, time))
+    }
+
+    /// Makes the alert of what was lost and is not told yet, however short a time after the last.
+    #[must_use]
+    pub fn flush_losses(&mut self, time: u64) -> Option<PendingAlert> {
+        let condition = self.losses.take(time)?;
         Some(self.report_condition(condition, time))
     }
 
@@ -492,6 +517,7 @@ impl Engine {
         policies.adopt_addresses(&self.policies);
         self.history.reload(&self.policies, &policies);
         self.restraints.reload(&self.policies, &policies);
+        self.losses.reload(&policies);
         self.policies = policies;
         self.matcher = (self.factory)(self.policies.clone());
         self.context.next_generation(self.policies.hash());
@@ -539,6 +565,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let held = self.restraints.stats;
         EngineStats {
+            lost: self.losses.total(),
             forgotten: self.history.forgotten(),
             breaker_trips: held.breaker_trips,
             breaker_held: held.breaker_held,

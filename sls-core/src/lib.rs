@@ -9,6 +9,7 @@ mod bytes;
 mod capabilities;
 mod check;
 mod condition;
+mod dependence;
 mod diagnostic;
 mod enforcement;
 mod engine;
@@ -60,10 +61,12 @@ pub use alert::{
 };
 pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
-pub use condition::{MAX_CONDITION_POLICIES, SensorCondition};
+pub use condition::{AffectedPolicy, MAX_CONDITION_POLICIES, SensorCondition};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};
-pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
+pub use engine::{
+    DryRunResponder, Engine, EngineBuilder, EngineStats, Host, LOSS_REPORT_INTERVAL, MatcherFactory, PendingAlert,
+};
 pub use evaluate::{Decision, Matcher, TreeMatcher};
 pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
 pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, UnknownKeys};

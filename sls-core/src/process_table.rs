@@ -12,7 +12,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::event::{Event, EventKind, MAX_ANCESTORS, ProcessKey, Value};
-use crate::schema::Field;
+use crate::schema::{Field, FieldSet};
 use forest::{Forest, NIL, Origin, State};
 use image::ProcessImage;
 
@@ -23,6 +23,15 @@ pub use record::ProcessRecord;
 
 /// How many processes a table holds unless told otherwise.
 pub const DEFAULT_PROCESS_LIMIT: usize = 32_768;
+
+/// What the table tells of a process's parent and ancestors.
+pub(crate) const OF_LINEAGE: FieldSet = FieldSet::of(&[
+    Field::ParentPid,
+    Field::ParentProgramName,
+    Field::ParentProgramArguments,
+    Field::AncestorProgramName,
+    Field::Lineage,
+]);
 
 /// The pid of init in the host's PID namespace.
 const INIT: u32 = 1;
