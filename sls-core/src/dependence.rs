@@ -83,7 +83,10 @@ const _: () = assert!(EventKind::ALL.len() <= 32, "KindSet holds 32 kinds");
 impl KindSet {
     /// The kinds that `policy` depends on.
     pub(crate) fn of(policy: &Policy) -> Self {
-        EventKind::ALL.iter().filter(|kind| policy.depends_on(**kind)).fold(Self::default(), |set, kind| set.with(*kind))
+        EventKind::ALL
+            .iter()
+            .filter(|kind| policy.depends_on(**kind))
+            .fold(Self::default(), |set, kind| set.with(*kind))
     }
 
     pub(crate) fn with(self, kind: EventKind) -> Self {

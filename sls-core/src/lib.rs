@@ -100,8 +100,8 @@ pub use probe_argument::{
     MAX_PROBE_ARGUMENTS, MAX_PROBE_STEPS, ProbeArgument, ProbeArgumentError, ProbeForm, ProbePlace, ProbeStep,
 };
 pub use process_table::{
-    DEFAULT_PROCESS_LIMIT, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, ProcessRecord, ProcessTable,
-    SPARE_STORED_TEXT,
+    DEFAULT_PROCESS_LIMIT, LATE_EVENT_TIME, MAX_LINGERING, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT,
+    ProcessRecord, ProcessTable, SPARE_STORED_TEXT,
 };
 pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;

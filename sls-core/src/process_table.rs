@@ -18,6 +18,7 @@ use image::ProcessImage;
 
 pub(crate) use image::OF_PROGRAM;
 
+pub use forest::{LATE_EVENT_TIME, MAX_LINGERING};
 pub use image::{MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, SPARE_STORED_TEXT};
 pub use record::ProcessRecord;
 
@@ -47,6 +48,13 @@ const INIT: u32 = 1;
 /// A pid with another start time is another process. A start time of 0 means that the source does not know it; such an
 /// event is matched by pid alone, with the process seen last under it. All sources of one table must read start times
 /// from the same clock, to the nanosecond.
+///
+/// # Order
+/// A source whose events can overtake each other says when each happened ([`Event::since_boot`]). Then an event that comes
+/// after the next exec of its process, of its parent or of an ancestor is told of the program that was in force before. Of
+/// each process one program before the last is remembered; of what was earlier still, the program is unknown. For
+/// [`LATE_EVENT_TIME`], and as long as no more than [`MAX_LINGERING`] have ended since, a process that has ended is still known.
+/// Without that, events are taken to come in the order in which they happened.
 ///
 /// # Lineage
 /// The lineage follows the process that **created** each process, also when that has exited and another has adopted the
@@ -107,10 +115,10 @@ impl ProcessTable {
 
     /// Takes in what `event` tells about its acting process.
     ///
-    /// A process that ended without descendants stays until the next event is observed: [`ProcessTable::enrich`] and
-    /// alerts can still look it up.
+    /// A process that ended without descendants stays until the next event is observed, or for [`LATE_EVENT_TIME`] if its
+    /// source says when events happened: [`ProcessTable::enrich`] and alerts can still look it up.
     pub fn observe(&mut self, event: &Event) {
-        self.forest.flush();
+        self.forest.flush(event.since_boot);
         if event.process.pid == 0 {
             return;
         }
@@ -122,7 +130,7 @@ impl ProcessTable {
             None => self.admit(event),
         };
         if let Some(actor) = actor.filter(|_| event.kind == EventKind::Exit) {
-            self.forest.exit(actor);
+            self.forest.exit(actor, event.since_boot);
         }
     }
 
@@ -147,7 +155,7 @@ impl ProcessTable {
         let is_described = tells_of_process(event.kind) || event.value(Field::ProgramName) != Value::Absent;
         if !is_described && event.process.pid != 0 && !event.kernel_thread {
             match actor {
-                Some(actor) => self.forest[actor].image.describe(event),
+                Some(actor) => self.forest.image_at(actor, event.since_boot).describe(event),
                 None => ProcessImage::default().describe(event),
             }
         }
@@ -164,7 +172,7 @@ impl ProcessTable {
             Some((Origin::Lost, _)) => None,
             Some((Origin::Untold, _)) | None => parent,
         };
-        let image = parent.map(|parent| &*self.forest[parent].image);
+        let image = parent.map(|parent| &**self.forest.image_at(parent, event.since_boot));
         for (field, source) in
             [(Field::ParentProgramName, Field::ProgramName), (Field::ParentProgramArguments, Field::ProgramArguments)]
         {
@@ -184,7 +192,7 @@ impl ProcessTable {
         let named = matches!(event.value(Field::ProgramName), Value::Text { truncated: false, .. });
         if event.kind == EventKind::Exec
             && !named
-            && let Some(path) = self.forest[actor].image.path_of_program(event)
+            && let Some(path) = self.forest.image_at(actor, event.since_boot).path_of_program(event)
         {
             event.set_text(Field::ProgramName, path);
         }
@@ -281,18 +289,60 @@ impl ProcessTable {
     fn update(&mut self, actor: u32, event: &Event) {
         self.forest.revive(actor);
         self.forest.learn_start(actor, event.process.start);
-        if event.parent.pid != 0 {
-            self.forest.set_reported_parent(actor, event.parent);
-        }
         if let Some(origin) = told_origin(event) {
             self.forest.learn_origin(actor, origin, event.creator.pid != 0);
         }
+        if event.since_boot != 0 && event.since_boot < self.forest[actor].image.since() {
+            self.learn_of_past(actor, event);
+            return;
+        }
+        if event.parent.pid != 0 {
+            self.forest.set_reported_parent(actor, event.parent);
+        }
+        match event.kind {
+            EventKind::Exec => self.execute(actor, event),
+            EventKind::Baseline => self.confirm(actor, event),
+            _ => self.refine(actor, event),
+        }
+    }
+
+    /// An event of a kind that tells of no program knows something better.
+    fn refine(&mut self, actor: u32, event: &Event) {
         let entry = &self.forest[actor];
         // A fork told late: until then the process was only named.
         let late = event.kind == EventKind::Fork && !entry.image.is_told() && entry.parent != NIL;
-        let base = if late { &self.forest[entry.parent].image } else { &entry.image };
+        let base = if late { self.forest.image_at(entry.parent, event.since_boot) } else { &entry.image };
         if let Some(image) = base.with(event).or_else(|| late.then(|| Arc::clone(base))) {
             self.forest.set_image(actor, image);
+        }
+    }
+
+    /// The process runs another program from the event on.
+    fn execute(&mut self, actor: u32, event: &Event) {
+        let before = &self.forest[actor].image;
+        let Some(image) = before.with(event) else { return };
+        // What was told of the time after the exec does not say what was before it.
+        let is_former = event.since_boot != 0 && before.told_at() <= event.since_boot;
+        let former = if is_former { before } else { self.forest.unknown_image() };
+        let former = Arc::clone(former);
+        self.forest.replace_image(actor, image, former);
+    }
+
+    /// A process that runs was found.
+    fn confirm(&mut self, actor: u32, event: &Event) {
+        let image = &self.forest[actor].image;
+        if let Some(image) = image.with(event) {
+            self.forest.set_image(actor, image);
+        }
+    }
+
+    /// An event is older than the program that its process runs by now.
+    fn learn_of_past(&mut self, actor: u32, event: &Event) {
+        let former = self.forest.former_image(actor);
+        let tells_more = event.kind == EventKind::Exec && event.since_boot >= former.since()
+            || event.kind == EventKind::Baseline && !former.is_told();
+        if let Some(former) = former.with(event).filter(|_| tells_more) {
+            self.forest.set_former_image(actor, former);
         }
     }
 
@@ -304,7 +354,7 @@ impl ProcessTable {
         }
         let parent = told_origin(event).map_or(NIL, |origin| self.forest.find_or_name(origin, NIL));
         let base = match event.kind {
-            EventKind::Fork if parent != NIL => &self.forest[parent].image,
+            EventKind::Fork if parent != NIL => self.forest.image_at(parent, event.since_boot),
             _ => self.forest.unknown_image(),
         };
         let image = base.with(event).unwrap_or_else(|| Arc::clone(base));
@@ -317,6 +367,7 @@ impl ProcessTable {
         let mut complete = parent.is_some() || event.parent.pid == INIT;
         let mut known = 0;
         let mut steps = 0;
+        let time = event.since_boot;
         let upwards = self.forest.upwards(parent.unwrap_or(NIL));
         event.set_ancestors(
             upwards
@@ -331,7 +382,7 @@ impl ProcessTable {
                     let init = entry.key.pid == INIT;
                     complete &=
                         init || entry.parent != NIL || entry.origin == Origin::Untold && entry.state != State::Named;
-                    match entry.image.value(Field::ProgramName) {
+                    match self.forest.image_at(index, time).value(Field::ProgramName) {
                         Value::Text { bytes, truncated: false } => {
                             known += 1;
                             Some(Some(bytes))

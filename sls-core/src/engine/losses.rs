@@ -60,7 +60,8 @@ impl LossLedger {
         let mut old = std::mem::take(&mut self.dependents);
         for policy in policies.active() {
             let before = old.iter().position(|dependent| dependent.name == policy.name).map(|at| old.remove(at));
-            let (former, missed) = before.map_or_else(Default::default, |old| (old.kinds.union(old.former), old.missed));
+            let (former, missed) =
+                before.map_or_else(Default::default, |old| (old.kinds.union(old.former), old.missed));
             let (name, kinds) = (policy.name.clone(), KindSet::of(policy));
             self.dependents.push(Dependent { name, kinds, former, missed, gone: false });
         }
@@ -115,8 +116,9 @@ impl LossLedger {
         self.told = Some(time);
         let affected = self.dependents.iter().filter(|dependent| !dependent.missed.is_empty());
         let policy_count = affected.clone().count();
-        let named = |dependent: &Dependent| {
-            AffectedPolicy { name: dependent.name.to_string(), kinds: dependent.missed.iter().collect() }
+        let named = |dependent: &Dependent| AffectedPolicy {
+            name: dependent.name.to_string(),
+            kinds: dependent.missed.iter().collect(),
         };
         let policies = affected.take(MAX_CONDITION_POLICIES).map(named).collect();
         self.dependents.retain(|dependent| !dependent.gone);
@@ -225,7 +227,9 @@ Nothing: {policy: file, enabled: false, rules: [default match]}";
         assert!(ledger.due(SECOND).is_some());
         ledger.note(&[lost(EventKind::Exec, 1, 1, 2)]);
         // The files were lost before the reload or after it.
-        ledger.reload(&load("Late: {policy: connect, rules: [default match]}\nPrograms: {policy: segfault, rules: [default match]}"));
+        ledger.reload(&load(
+            "Late: {policy: connect, rules: [default match]}\nPrograms: {policy: segfault, rules: [default match]}",
+        ));
         ledger.note(&[lost(EventKind::File, 1, 1, 2), lost(EventKind::Exit, 1, 1, 2)]);
         let (_, policies, count) = told(ledger.take(2 * SECOND)).unwrap();
         let programs = ("Programs".to_owned(), vec![EventKind::Exec, EventKind::Exit]);
@@ -255,7 +259,8 @@ Nothing: {policy: file, enabled: false, rules: [default match]}";
 
     #[test]
     fn the_names_are_bounded_and_the_count_is_not() {
-        let text: String = (0..100).map(|index| format!("P{index}: {{policy: program, rules: [default match]}}\n")).collect();
+        let text: String =
+            (0..100).map(|index| format!("P{index}: {{policy: program, rules: [default match]}}\n")).collect();
         let mut ledger = ledger(&text);
         ledger.note(&[lost(EventKind::Exec, 1, 1, 1)]);
         let (_, policies, count) = told(ledger.due(SECOND)).unwrap();

@@ -1,6 +1,6 @@
 //! The trees of processes: a slab of entries that are linked by index, so that nothing recurses and nothing is leaked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Index;
 use std::sync::Arc;
 
@@ -8,6 +8,13 @@ use uuid::Uuid;
 
 use super::image::ProcessImage;
 use crate::event::{MAX_ANCESTORS, ProcessKey};
+
+/// How long a process that has ended stays for events that come late, in nanoseconds: 5 seconds. It stays only if its source
+/// says when events happened ([`Event::since_boot`](crate::Event::since_boot)).
+pub const LATE_EVENT_TIME: u64 = 5_000_000_000;
+
+/// The most ended processes that stay for events that come late, but no more than an eighth of what the table holds.
+pub const MAX_LINGERING: usize = 4096;
 
 /// The index of no entry.
 pub(super) const NIL: u32 = u32::MAX;
@@ -39,6 +46,8 @@ pub(super) struct Entry {
     pub(super) key: ProcessKey,
     pub(super) reported_parent: ProcessKey,
     pub(super) image: Arc<ProcessImage>,
+    /// What was in force before `image`.
+    former: Arc<ProcessImage>,
     pub(super) parent: u32,
     pub(super) state: State,
     pub(super) origin: Origin,
@@ -70,6 +79,15 @@ struct Queue {
 }
 
 #[derive(Debug)]
+struct Leaving {
+    index: u32,
+    /// Whose entry it was then.
+    key: ProcessKey,
+    /// In nanoseconds since boot; zero: until the next event.
+    until: u64,
+}
+
+#[derive(Debug)]
 pub(super) struct Forest {
     entries: Vec<Entry>,
     free: u32,
@@ -81,8 +99,8 @@ pub(super) struct Forest {
     // The process with the greatest start time of each pid.
     by_pid: HashMap<u32, u32>,
     queues: [Queue; 3],
-    // An exited process without children that stays until the next event.
-    leaving: u32,
+    // Exited processes without children that stay for a while.
+    leaving: VecDeque<Leaving>,
     // An entry that must not leave while another is made.
     pinned: u32,
     unknown_image: Arc<ProcessImage>,
@@ -107,7 +125,7 @@ impl Forest {
             by_key: HashMap::new(),
             by_pid: HashMap::new(),
             queues: [Queue { head: NIL, tail: NIL }; 3],
-            leaving: NIL,
+            leaving: VecDeque::new(),
             pinned: NIL,
             unknown_image: Arc::default(),
         }
@@ -183,6 +201,7 @@ impl Forest {
     }
 
     fn insert_pinned(&mut self, key: ProcessKey, image: Arc<ProcessImage>, state: State, parent: u32) -> u32 {
+        while self.len >= self.limit && self.let_go() {}
         if self.len >= self.limit {
             self.evict();
         }
@@ -199,7 +218,7 @@ impl Forest {
             newest => {
                 self.by_pid.insert(key.pid, index);
                 // Its exit was not seen. It goes last: it may be the parent.
-                if let Some(older) = newest {
+                if let Some(older) = newest.filter(|older| self[*older].state != State::Exited) {
                     self.entry(older).state = State::Exited;
                     self.place(older);
                     self.settle(older);
@@ -209,8 +228,33 @@ impl Forest {
         index
     }
 
+    /// The image that was in force at `time`, in nanoseconds since boot; zero is now.
+    pub(super) fn image_at(&self, index: u32, time: u64) -> &Arc<ProcessImage> {
+        let Entry { image, former, .. } = &self[index];
+        match time {
+            0 => image,
+            time if time >= image.since() => image,
+            time if time >= former.since() => former,
+            _ => &self.unknown_image,
+        }
+    }
+
     pub(super) fn set_image(&mut self, index: u32, image: Arc<ProcessImage>) {
         self.entry(index).image = image;
+    }
+
+    /// Sets an image that came into force after `former`.
+    pub(super) fn replace_image(&mut self, index: u32, image: Arc<ProcessImage>, former: Arc<ProcessImage>) {
+        self.set_image(index, image);
+        self.set_former_image(index, former);
+    }
+
+    pub(super) fn former_image(&self, index: u32) -> &Arc<ProcessImage> {
+        &self[index].former
+    }
+
+    pub(super) fn set_former_image(&mut self, index: u32, former: Arc<ProcessImage>) {
+        self.entry(index).former = former;
     }
 
     pub(super) fn set_reported_parent(&mut self, index: u32, parent: ProcessKey) {
@@ -276,26 +320,38 @@ impl Forest {
         }
     }
 
-    /// The process has ended. It stays for its descendants, or until [`Forest::flush`].
-    pub(super) fn exit(&mut self, index: u32) {
+    /// The process has ended at `time`, in nanoseconds since boot. It stays for its descendants, or for a while.
+    pub(super) fn exit(&mut self, index: u32, time: u64) {
         if self[index].state == State::Exited {
             return;
         }
         self.entry(index).state = State::Exited;
         self.place(index);
         if self[index].first_child == NIL {
-            self.leaving = index;
+            let until = if time == 0 { 0 } else { time.saturating_add(LATE_EVENT_TIME) };
+            self.leaving.push_back(Leaving { index, key: self[index].key, until });
         } else {
             self.settle(index);
         }
     }
 
-    /// Lets go of the process that ended with the last event.
-    pub(super) fn flush(&mut self) {
-        let leaving = std::mem::replace(&mut self.leaving, NIL);
-        if leaving != NIL {
-            self.settle(leaving);
+    /// Lets go of the processes that have ended long enough before `time`, in nanoseconds since boot.
+    pub(super) fn flush(&mut self, time: u64) {
+        let limit = MAX_LINGERING.min(self.limit / 8);
+        let is_due = |leaving: &Leaving| leaving.until == 0 || leaving.until <= time;
+        while self.leaving.front().is_some_and(is_due) || self.leaving.len() > limit.max(1) {
+            self.let_go();
         }
+    }
+
+    /// Lets go of the process that has ended first, of those that stay for a while; false if there is none.
+    fn let_go(&mut self) -> bool {
+        let Some(Leaving { index, key, .. }) = self.leaving.pop_front() else { return false };
+        // It may have had to leave before.
+        if self[index].key == key && self[index].state == State::Exited {
+            self.settle(index);
+        }
+        true
     }
 
     /// Restores the rules after `index` has ended or lost a child: what is not living has a descendant, and not one that
@@ -456,6 +512,7 @@ impl Forest {
             key,
             reported_parent: ProcessKey::default(),
             image,
+            former: Arc::clone(&self.unknown_image),
             parent: NIL,
             state,
             origin: Origin::Untold,
@@ -488,6 +545,7 @@ impl Forest {
         let unknown = Arc::clone(&self.unknown_image);
         let free = std::mem::replace(&mut self.free, index);
         let entry = self.entry(index);
+        entry.former = Arc::clone(&unknown);
         entry.image = unknown;
         entry.state = State::Vacant;
         entry.next = free;
@@ -526,7 +584,8 @@ impl Forest {
                 _ => QueueName::Kept,
             };
             assert_eq!(entry.queue, Some(expected));
-            let needed = entry.state == State::Living || entry.first_child != NIL || index == self.leaving;
+            let lingers = self.leaving.iter().any(|leaving| leaving.index == index && leaving.key == entry.key);
+            let needed = entry.state == State::Living || entry.first_child != NIL || lingers;
             assert!(needed, "{} is kept for nothing", entry.key);
             assert_eq!(entry.origin == Origin::Linked, entry.parent != NIL);
             let mapped = self.by_key.get(&entry.key).copied();

@@ -67,6 +67,11 @@ pub(super) struct ProcessImage {
     truncated: FieldSet,
     unknown: FieldSet,
     told: bool,
+    /// When it came into force, in nanoseconds since boot: at the exec, or when it was first seen after one that was not told.
+    /// Zero if its process has had it from its start, as far as is known.
+    since: u64,
+    /// When an event told the program last.
+    told_at: u64,
     stored: StoredBytes,
 }
 
@@ -97,6 +102,44 @@ impl ProcessImage {
         let told = matches!(event.kind, EventKind::Exec | EventKind::Baseline);
         let exec = event.kind == EventKind::Exec;
         (told || self.differs(event)).then(|| Arc::new(self.rebuild(event, exec, told)))
+    }
+
+    /// The image of a program that was executed unseen, some time before `event`.
+    pub(super) fn replaced_by(&self, event: &Event) -> Arc<Self> {
+        Arc::new(self.rebuild(event, true, true))
+    }
+
+    /// From when on it is that of its process, in nanoseconds since boot.
+    pub(super) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// When an event told the program last, in nanoseconds since boot. Zero if that is not known.
+    pub(super) fn told_at(&self) -> u64 {
+        self.told_at
+    }
+
+    /// Whether `event` tells that the process runs this program, or another. None if the one or the other does not say.
+    pub(super) fn is_of_program(&self, event: &Event) -> Option<bool> {
+        if !self.told {
+            return None;
+        }
+        let number = |field| match self.value(field) {
+            Value::Number(number) => Some(number == event.number(field)?),
+            _ => None,
+        };
+        if let (Some(inode), Some(device)) = (number(Field::ProgramInode), number(Field::ProgramDevice)) {
+            return Some(inode && device);
+        }
+        match (self.value(Field::ProgramName), event.value(Field::ProgramName)) {
+            (Value::Text { bytes, truncated: false }, Value::Text { bytes: other, truncated: false }) => {
+                Some(bytes == other)
+            }
+            (Value::Unknown, _) | (_, Value::Unknown) => None,
+            (Value::Absent, other) => Some(other == Value::Absent),
+            (_, Value::Absent) => Some(false),
+            _ => None,
+        }
     }
 
     /// Whether an event told the program: then a field without a value has none.
@@ -219,6 +262,8 @@ impl ProcessImage {
     fn rebuild(&self, event: &Event, exec: bool, told: bool) -> Self {
         let mut image = Self::default();
         image.told = told || self.told;
+        image.since = if exec { event.since_boot } else { self.since };
+        image.told_at = if told { event.since_boot } else { self.told_at };
         image.stored = self.stored.clone();
         let mut bytes = Vec::with_capacity(self.capacity_for(event));
         for (slot, field) in TEXTS.into_iter().enumerate() {
