@@ -101,7 +101,7 @@ pub use probe_argument::{
 };
 pub use process_table::{
     DEFAULT_PROCESS_LIMIT, LATE_EVENT_TIME, MAX_LINGERING, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT,
-    ProcessRecord, ProcessTable, SPARE_STORED_TEXT,
+    ProcessRecord, ProcessRepair, ProcessTable, SPARE_STORED_TEXT,
 };
 pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;

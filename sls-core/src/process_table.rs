@@ -56,6 +56,11 @@ const INIT: u32 = 1;
 /// [`LATE_EVENT_TIME`], and as long as no more than [`MAX_LINGERING`] have ended since, a process that has ended is still known.
 /// Without that, events are taken to come in the order in which they happened.
 ///
+/// # Loss
+/// Where events were lost, the table is put right by a pass over all processes that run: [`ProcessTable::begin_repair`]. A
+/// lineage that a fork told stays as it is. A program that executed its own file again unseen keeps what was known of it,
+/// its arguments included.
+///
 /// # Lineage
 /// The lineage follows the process that **created** each process, also when that has exited and another has adopted the
 /// child, or when it made the child a sibling ([`Event::creator`]): daemonizing does not shed a past. `parentPid`, `parentProgramName` and `parentProgramArguments` tell of the
@@ -98,6 +103,20 @@ const INIT: u32 = 1;
 /// ```
 pub struct ProcessTable {
     forest: Forest,
+    /// What was put right so far, while all processes are gone through.
+    repair: Option<ProcessRepair>,
+}
+
+/// What was put right in a [`ProcessTable`] after one pass over all processes that run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProcessRepair {
+    /// Processes that had ended unseen.
+    pub ended: usize,
+    /// Processes that had begun unseen.
+    pub found: usize,
+    /// Processes that had executed another program unseen.
+    pub corrected: usize,
 }
 
 impl Default for ProcessTable {
@@ -110,7 +129,7 @@ impl ProcessTable {
     /// A table for at most `limit` processes, but at least two: a process and its parent.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { forest: Forest::new(limit.clamp(2, NIL as usize)) }
+        Self { forest: Forest::new(limit.clamp(2, NIL as usize)), repair: None }
     }
 
     /// Takes in what `event` tells about its acting process.
@@ -129,9 +148,54 @@ impl ProcessTable {
             }
             None => self.admit(event),
         };
-        if let Some(actor) = actor.filter(|_| event.kind == EventKind::Exit) {
-            self.forest.exit(actor, event.since_boot);
+        let Some(actor) = actor else { return };
+        match event.kind {
+            EventKind::Exit => self.forest.exit(actor, event.since_boot),
+            EventKind::Baseline => self.forest.find_in_pass(actor),
+            _ => {}
         }
+    }
+
+    /// Begins to put the table right after events were lost. To be called before a source goes through all processes that
+    /// run ([`EventSource::reread_processes`](crate::EventSource::reread_processes)) and gives a `baseline` event for each;
+    /// other events may come in between. A repair that was not finished begins anew.
+    ///
+    /// ```
+    /// use sls_core::{Event, EventKind, Field, ProcessKey, ProcessTable};
+    ///
+    /// let [shell, child] = [ProcessKey { pid: 4200, start: 70_000 }, ProcessKey { pid: 4242, start: 77_000 }];
+    /// let mut table = ProcessTable::default();
+    /// let mut event = Event::new(EventKind::Exec);
+    /// event.process = shell;
+    /// event.set_text(Field::ProgramName, b"/usr/bin/bash");
+    /// table.observe(&event);
+    ///
+    /// // It ended, and another began: neither was told.
+    /// table.begin_repair();
+    /// event.reset(EventKind::Baseline);
+    /// event.process = child;
+    /// event.set_text(Field::ProgramName, b"/usr/bin/wget");
+    /// table.observe(&event);
+    /// let repair = table.finish_repair();
+    /// assert_eq!((repair.ended, repair.found, repair.corrected), (1, 1, 0));
+    /// assert!(table.process(shell).unwrap().exited());
+    /// ```
+    pub fn begin_repair(&mut self) {
+        self.forest.begin_pass();
+        self.repair = Some(ProcessRepair::default());
+    }
+
+    /// Finishes the repair after the last of the `baseline` events: processes that were in the table when it began and of
+    /// which none told have ended. What came meanwhile stays. It takes time with the size of the table; without a repair it does
+    /// nothing.
+    pub fn finish_repair(&mut self) -> ProcessRepair {
+        let Some(repair) = self.repair.take() else { return ProcessRepair::default() };
+        ProcessRepair { ended: self.forest.finish_pass(), ..repair }
+    }
+
+    /// Gives a repair up, for not all processes could be gone through. What was found stays.
+    pub fn abandon_repair(&mut self) {
+        self.repair = None;
     }
 
     /// Fills what the table knows and `event` lacks: the parent's identity, `parentProgramName`,
@@ -287,14 +351,20 @@ impl ProcessTable {
 
     /// Brings the entry of the event's acting process up to date.
     fn update(&mut self, actor: u32, event: &Event) {
-        self.forest.revive(actor);
+        if self.forest.revive(actor)
+            && let Some(repair) = self.repair.as_mut().filter(|_| event.kind == EventKind::Baseline)
+        {
+            repair.found += 1;
+        }
         self.forest.learn_start(actor, event.process.start);
         if let Some(origin) = told_origin(event) {
             self.forest.learn_origin(actor, origin, event.creator.pid != 0);
         }
-        if event.since_boot != 0 && event.since_boot < self.forest[actor].image.since() {
-            self.learn_of_past(actor, event);
-            return;
+        let image = &self.forest[actor].image;
+        // A program that was found before the event of its exec came.
+        let was_found = event.kind == EventKind::Exec && image.is_of_program(event) == Some(true);
+        if event.since_boot != 0 && event.since_boot < image.since() && !was_found {
+            return self.learn_of_past(actor, event);
         }
         if event.parent.pid != 0 {
             self.forest.set_reported_parent(actor, event.parent);
@@ -323,15 +393,34 @@ impl ProcessTable {
         let Some(image) = before.with(event) else { return };
         // What was told of the time after the exec does not say what was before it.
         let is_former = event.since_boot != 0 && before.told_at() <= event.since_boot;
-        let former = if is_former { before } else { self.forest.unknown_image() };
+        let remembered = self.forest.former_image(actor);
+        let former = match is_former {
+            true => before,
+            false if remembered.is_told() && remembered.since() <= event.since_boot => remembered,
+            false => self.forest.unknown_image(),
+        };
         let former = Arc::clone(former);
         self.forest.replace_image(actor, image, former);
     }
 
     /// A process that runs was found.
     fn confirm(&mut self, actor: u32, event: &Event) {
-        let image = &self.forest[actor].image;
-        if let Some(image) = image.with(event) {
+        let entry = &self.forest[actor];
+        let image = &entry.image;
+        let confirmed = match image.is_of_program(event) {
+            Some(false) => {
+                let image = image.replaced_by(event);
+                if let Some(repair) = self.repair.as_mut().filter(|_| entry.state == State::Living) {
+                    repair.corrected += 1;
+                }
+                // When it began to run the other is not known, nor whether it ran a third in between.
+                let former = Arc::clone(self.forest.unknown_image());
+                return self.forest.replace_image(actor, image, former);
+            }
+            None if !image.is_told() => image.with(event),
+            Some(true) | None => image.confirmed_by(event),
+        };
+        if let Some(image) = confirmed {
             self.forest.set_image(actor, image);
         }
     }
@@ -360,6 +449,9 @@ impl ProcessTable {
         let image = base.with(event).unwrap_or_else(|| Arc::clone(base));
         let actor = self.forest.insert(event.process, image, State::Living, parent);
         self.forest.set_reported_parent(actor, event.parent);
+        if let Some(repair) = self.repair.as_mut().filter(|_| event.kind == EventKind::Baseline) {
+            repair.found += 1;
+        }
         Some(actor)
     }
 

@@ -16,6 +16,9 @@ pub const LATE_EVENT_TIME: u64 = 5_000_000_000;
 /// The most ended processes that stay for events that come late, but no more than an eighth of what the table holds.
 pub const MAX_LINGERING: usize = 4096;
 
+/// How many ended processes leave at one event at most.
+const LEAVING_AT_ONCE: usize = 8;
+
 /// The index of no entry.
 pub(super) const NIL: u32 = u32::MAX;
 
@@ -52,6 +55,8 @@ pub(super) struct Entry {
     pub(super) state: State,
     pub(super) origin: Origin,
     alert_group: Option<Uuid>,
+    /// The latest pass over all processes in which it was found, or before which it was made.
+    pass: u32,
     first_child: u32,
     previous_sibling: u32,
     next_sibling: u32,
@@ -81,8 +86,8 @@ struct Queue {
 #[derive(Debug)]
 struct Leaving {
     index: u32,
-    /// Whose entry it was then.
-    key: ProcessKey,
+    /// Of whose process the entry was then.
+    pid: u32,
     /// In nanoseconds since boot; zero: until the next event.
     until: u64,
 }
@@ -101,6 +106,10 @@ pub(super) struct Forest {
     queues: [Queue; 3],
     // Exited processes without children that stay for a while.
     leaving: VecDeque<Leaving>,
+    // Passes begun so far.
+    pass: u32,
+    // The latest time of an event, in nanoseconds since boot.
+    latest: u64,
     // An entry that must not leave while another is made.
     pinned: u32,
     unknown_image: Arc<ProcessImage>,
@@ -126,6 +135,8 @@ impl Forest {
             by_pid: HashMap::new(),
             queues: [Queue { head: NIL, tail: NIL }; 3],
             leaving: VecDeque::new(),
+            pass: 0,
+            latest: 0,
             pinned: NIL,
             unknown_image: Arc::default(),
         }
@@ -275,12 +286,14 @@ impl Forest {
         self.upwards(index).take(MAX_ANCESTORS).find_map(|index| self[index].alert_group)
     }
 
-    /// A process that was only named has acted.
-    pub(super) fn revive(&mut self, index: u32) {
-        if self[index].state == State::Named {
+    /// Whether a process that was only named has acted now.
+    pub(super) fn revive(&mut self, index: u32) -> bool {
+        let named = self[index].state == State::Named;
+        if named {
             self.entry(index).state = State::Living;
             self.place(index);
         }
+        named
     }
 
     /// An entry without a start time gets the one that an event knows.
@@ -329,26 +342,58 @@ impl Forest {
         self.place(index);
         if self[index].first_child == NIL {
             let until = if time == 0 { 0 } else { time.saturating_add(LATE_EVENT_TIME) };
-            self.leaving.push_back(Leaving { index, key: self[index].key, until });
+            self.leaving.push_back(Leaving { index, pid: self[index].key.pid, until });
         } else {
             self.settle(index);
         }
     }
 
-    /// Lets go of the processes that have ended long enough before `time`, in nanoseconds since boot.
+    /// Lets go of the processes that have ended long enough before `time`, in nanoseconds since boot; of some of them if they
+    /// are many, so that no event waits for that.
     pub(super) fn flush(&mut self, time: u64) {
-        let limit = MAX_LINGERING.min(self.limit / 8);
-        let is_due = |leaving: &Leaving| leaving.until == 0 || leaving.until <= time;
-        while self.leaving.front().is_some_and(is_due) || self.leaving.len() > limit.max(1) {
+        self.latest = self.latest.max(time);
+        let limit = MAX_LINGERING.min(self.limit / 8).max(1);
+        for _ in 0..LEAVING_AT_ONCE {
+            let is_due = |leaving: &Leaving| leaving.until == 0 || leaving.until <= time;
+            if !self.leaving.front().is_some_and(is_due) && self.leaving.len() <= limit {
+                return;
+            }
             self.let_go();
         }
     }
 
+    /// Begins a pass over all processes that run.
+    pub(super) fn begin_pass(&mut self) {
+        self.pass = self.pass.wrapping_add(1);
+    }
+
+    /// The process was found in the pass.
+    pub(super) fn find_in_pass(&mut self, index: u32) {
+        self.entry(index).pass = self.pass;
+    }
+
+    /// Ends what was there when the pass began and was not found in it. Returns how many of these had been thought to live.
+    pub(super) fn finish_pass(&mut self) -> usize {
+        let mut ended = 0;
+        for index in 0..self.entries.len() as u32 {
+            match self[index].state {
+                State::Living | State::Named if self[index].pass == self.pass => {}
+                State::Living => {
+                    ended += 1;
+                    self.exit(index, self.latest);
+                }
+                State::Named => self.entry(index).state = State::Exited,
+                State::Exited | State::Vacant => {}
+            }
+        }
+        ended
+    }
+
     /// Lets go of the process that has ended first, of those that stay for a while; false if there is none.
     fn let_go(&mut self) -> bool {
-        let Some(Leaving { index, key, .. }) = self.leaving.pop_front() else { return false };
+        let Some(Leaving { index, pid, .. }) = self.leaving.pop_front() else { return false };
         // It may have had to leave before.
-        if self[index].key == key && self[index].state == State::Exited {
+        if self[index].key.pid == pid && self[index].state == State::Exited {
             self.settle(index);
         }
         true
@@ -517,6 +562,7 @@ impl Forest {
             state,
             origin: Origin::Untold,
             alert_group: None,
+            pass: self.pass,
             first_child: NIL,
             previous_sibling: NIL,
             next_sibling: NIL,
@@ -584,7 +630,7 @@ impl Forest {
                 _ => QueueName::Kept,
             };
             assert_eq!(entry.queue, Some(expected));
-            let lingers = self.leaving.iter().any(|leaving| leaving.index == index && leaving.key == entry.key);
+            let lingers = self.leaving.iter().any(|leaving| leaving.index == index && leaving.pid == entry.key.pid);
             let needed = entry.state == State::Living || entry.first_child != NIL || lingers;
             assert!(needed, "{} is kept for nothing", entry.key);
             assert_eq!(entry.origin == Origin::Linked, entry.parent != NIL);
