@@ -1,6 +1,7 @@
 //! The engine: events in, signals and alerts out.
 
 mod losses;
+mod repair;
 mod respond;
 
 use std::collections::BTreeMap;
@@ -22,16 +23,18 @@ use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
 use crate::loss::Loss;
 use crate::matcher::CompiledMatcher;
 use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan};
-use crate::plugin::{ActionContext, Confirmation, Execution, Responder};
+use crate::plugin::{ActionContext, BoxError, Confirmation, EventSource, Execution, Responder};
 use crate::policy::{Policy, PolicySet};
-use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessTable};
+use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessRepair, ProcessTable};
 use crate::pursuit::Pursuits;
 use crate::restraint::{Restraints, Trip};
 use crate::schema::{Field, FieldSet};
 use losses::LossLedger;
+use repair::Repairs;
 use respond::{Detection, Responding, Started, held_response};
 
 pub use losses::LOSS_REPORT_INTERVAL;
+pub use repair::REPAIR_INTERVAL;
 
 /// What an engine knows of the host and the sensor that it works in. Everything is optional: it goes into alerts.
 #[derive(Clone, Debug, Default)]
@@ -137,6 +140,7 @@ impl EngineBuilder {
             history: History::new(&self.policies, self.changed_file_limit),
             restraints: Restraints::new(self.breaker, self.warm_up, &self.policies),
             losses: LossLedger::new(&self.policies),
+            repairs: Repairs::default(),
             policies: self.policies,
             planner: self.planner,
             factory: self.factory,
@@ -168,6 +172,10 @@ pub struct EngineStats {
     pub events: u64,
     /// Events that their source lost, as [`Event::lost`] and [`Engine::report_losses`] tell; what both tell of counts once.
     pub lost: u64,
+    /// Passes over all processes that put the process table right after losses.
+    pub repairs: u64,
+    /// Processes that these found to have ended, to have begun, or to run another program, unseen.
+    pub repaired_processes: u64,
     /// Times that a policy responded.
     pub detections: u64,
     /// Actions handed to the responder.
@@ -232,6 +240,7 @@ pub struct Engine {
     pursuits: Pursuits,
     dry_run: bool,
     losses: LossLedger,
+    repairs: Repairs,
     /// Kept for its memory.
     detections: Vec<Detection>,
     stats: EngineStats,
@@ -261,7 +270,10 @@ impl Engine {
     /// An event that no policy responds to allocates nothing here, but for what the process table has to remember.
     pub fn process(&mut self, event: &mut Event, responder: &mut dyn Responder, alert: &mut dyn FnMut(PendingAlert)) {
         self.stats.events += 1;
-        self.losses.count(event);
+        if event.lost > 0 {
+            self.losses.count(event);
+            self.repairs.note(event.kind);
+        }
         self.enrich(event);
         self.restraints.advance(event);
         self.detect(event, responder, None);
@@ -475,6 +487,7 @@ impl Engine {
     #[must_use]
     pub fn report_losses(&mut self, losses: &[Loss], time: u64) -> Option<PendingAlert> {
         self.losses.note(losses);
+        losses.iter().filter(|loss| loss.count > 0).for_each(|loss| self.repairs.note(loss.kind));
         let condition = self.losses.due(time)?;
         Some(self.report_condition(condition, time))
     }
@@ -484,6 +497,23 @@ impl Engine {
     pub fn flush_losses(&mut self, time: u64) -> Option<PendingAlert> {
         let condition = self.losses.take(time)?;
         Some(self.report_condition(condition, time))
+    }
+
+    /// Keeps the process table right after events that keep it were lost: has `source` go through all processes that run
+    /// ([`EventSource::reread_processes`](crate::EventSource::reread_processes)), whose `baseline` events come by its polls and
+    /// raise no policy, and corrects the table once that is done ([`ProcessTable::finish_repair`]), which it says then. A pass
+    /// begins at most every [`REPAIR_INTERVAL`] as long as events are lost, and once more after the last. To be called about every
+    /// second, after [`Engine::report_losses`]; it does nothing if nothing was lost. `time` is in nanoseconds since the epoch.
+    ///
+    /// # Errors
+    /// When the source fails to. Then the table stays as it is, and it is tried again.
+    pub fn repair(&mut self, source: &mut dyn EventSource, time: u64) -> Result<Option<ProcessRepair>, BoxError> {
+        let repair = self.repairs.step(&mut self.processes, source, time)?;
+        if let Some(ProcessRepair { ended, found, corrected }) = repair {
+            self.stats.repairs += 1;
+            self.stats.repaired_processes += (ended + found + corrected) as u64;
+        }
+        Ok(repair)
     }
 
     /// What [`Engine::process`] would decide about the event, and why: one explanation for each enabled policy whose type

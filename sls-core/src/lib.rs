@@ -66,6 +66,7 @@ pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};
 pub use engine::{
     DryRunResponder, Engine, EngineBuilder, EngineStats, Host, LOSS_REPORT_INTERVAL, MatcherFactory, PendingAlert,
+    REPAIR_INTERVAL,
 };
 pub use evaluate::{Decision, Matcher, TreeMatcher};
 pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
