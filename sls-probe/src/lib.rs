@@ -22,6 +22,7 @@ mod points;
 mod probe;
 mod protection;
 mod record;
+mod reread;
 mod resolve;
 mod snapshot;
 mod support;

@@ -9,26 +9,29 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
 use sls_core::{
-    BoxError, Event, EventKind, EventSource, FieldSet, Hook, Interest, Mechanism, PolicySet, PolicyType, ProcessKey,
-    SourceStatus,
+    BoxError, Event, EventKind, EventSource, FieldSet, Hook, Interest, Lane, Loss, LossCause, Mechanism, PolicySet,
+    PolicyType, ProcessKey, SourceStatus,
 };
 
 use crate::accounts::Accounts;
 use crate::bell::Bell;
 use crate::budget::WakeBudget;
 use crate::builder::ProbeBuilder;
+use crate::clock::BootTime;
 use crate::container::Containers;
 use crate::enrichment::Enrichment;
 use crate::error::ProbeError;
 use crate::group::{Attach, GROUPS, Wanted};
+use crate::host::in_host_pid_namespace;
 use crate::kernel::Kernel;
 use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RING, SharedMaps, set_entry};
 use crate::losses::Losses;
 use crate::points::{Point, Points};
 use crate::protection::{Protector, TamperReport};
 use crate::record::{self, Decoded, crash};
+use crate::reread::Reread;
 use crate::resolve::Resolver;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Arguments, Snapshot};
 use crate::tier::KernelTier;
 use crate::tier::layout::Verdicts;
 
@@ -63,11 +66,14 @@ pub struct Probe {
     tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
+    reread: Reread,
     ring: RingBuffer<'static>,
     batch: Arc<Mutex<Batch>>,
     spare: Batch,
     dozing: MapHandle,
     losses: Losses,
+    losses_told: [u64; record::KINDS.len()],
+    losses_told_at: u64,
     /// Needed where several threads can each report the end of their process.
     ended: Option<Ended>,
     budget: WakeBudget,
@@ -118,7 +124,7 @@ impl Probe {
             attached.push(object);
         }
         points.attach()?;
-        let snapshot = snapshot(&attached)?;
+        let snapshot = snapshot(&attached, Arguments::Read)?;
         let enrichment = Enrichment::start(&settings)?;
         let now = Instant::now();
         let mut protector = protector.map(Protector::attach).transpose()?;
@@ -132,11 +138,14 @@ impl Probe {
             tier,
             shared,
             snapshot,
+            reread: Reread::default(),
             ring,
             batch,
             spare: Batch::default(),
             dozing,
             losses,
+            losses_told: [0; record::KINDS.len()],
+            losses_told_at: enrichment.clock.to_epoch(BootTime::now()),
             ended: (!Kernel::running().exit_says_group_dead).then(Ended::default),
             budget: WakeBudget::new(settings.wakes_per_second, settings.wake_burst, now),
             enrichment,
@@ -405,6 +414,14 @@ impl Probe {
         }
     }
 
+    fn step_reread(&mut self, handle: &mut dyn FnMut(&mut Event)) {
+        let enrichment = &mut self.enrichment;
+        self.reread.step(&mut self.event, &mut |event, legacy_cgroup| {
+            enrichment.fill(event, legacy_cgroup);
+            handle(event);
+        });
+    }
+
     fn set_dozing(&self) -> Result<(), ProbeError> {
         let (key, value) = (0_u32.to_ne_bytes(), 1_u32.to_ne_bytes());
         set_entry(&self.dozing, DOZING, &key, &value)
@@ -436,6 +453,12 @@ impl Probe {
             if count > 0 || self.snapshot.is_some() {
                 return Ok(());
             }
+        }
+        if self.reread.is_under_way() {
+            // A part, and then what has come: neither waits for the other for long.
+            self.step_reread(handle);
+            self.drain(deadline, handle)?;
+            return Ok(());
         }
         loop {
             if self.drain(deadline, handle)? > 0 {
@@ -481,6 +504,35 @@ impl EventSource for Probe {
     fn poll(&mut self, timeout: Duration, handle: &mut dyn FnMut(&mut Event)) -> Result<SourceStatus, BoxError> {
         self.poll_events(timeout, handle)?;
         Ok(SourceStatus::Open)
+    }
+
+    fn losses(&mut self, handle: &mut dyn FnMut(Loss)) -> Result<(), BoxError> {
+        let now = self.enrichment.clock.to_epoch(BootTime::now());
+        let since = mem::replace(&mut self.losses_told_at, now).min(now);
+        for (index, kind) in record::KINDS.into_iter().enumerate() {
+            let lost = self.losses.of(kind)?;
+            let new = lost - mem::replace(&mut self.losses_told[index], lost);
+            if new > 0 {
+                handle(Loss::new(Lane::Process, kind, LossCause::LaneFull, new, since, now));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel's task iterator run once more, a part of it at each poll. It reads no memory of the processes: their
+    /// arguments are unknown. False if the probe was built without the [snapshot](ProbeBuilder::snapshot), or in another PID
+    /// namespace than the host's, of which the iterator shows no more than that.
+    fn reread_processes(&mut self) -> Result<bool, BoxError> {
+        if !in_host_pid_namespace() {
+            return Ok(false);
+        }
+        let Some(pass) = snapshot(&self.objects, Arguments::Leave)? else { return Ok(false) };
+        self.reread.begin(pass);
+        Ok(true)
+    }
+
+    fn reread_done(&mut self) -> Result<bool, BoxError> {
+        Ok(self.reread.done()?)
     }
 
     fn provides(&self, kind: EventKind) -> FieldSet {
@@ -556,10 +608,10 @@ fn protect(protector: &mut Protector, objects: &[LoadedObject], points: &Points)
 }
 
 /// Starts the snapshot, if it is wanted.
-fn snapshot(objects: &[LoadedObject]) -> Result<Option<Snapshot>, ProbeError> {
+fn snapshot(objects: &[LoadedObject], arguments: Arguments) -> Result<Option<Snapshot>, ProbeError> {
     for object in objects {
         if let Some(hook) = object.loaded.iter().find(|hook| hook.attach == Attach::Iterator) {
-            let snapshot = Snapshot::start(object.link(*hook)?);
+            let snapshot = Snapshot::start(object.link(*hook)?, arguments);
             return snapshot.map(Some).map_err(|source| ProbeError::Attach { program: hook.program, source });
         }
     }
