@@ -15,6 +15,9 @@ use support::{Alert, Sensor, Victim, copy_of, directory, sls, text_against, wait
 /// So many executions that the smallest buffer cannot hold them.
 const FLOOD: usize = 600;
 
+/// So that the buffer fills, and not the budget of who floods it.
+const UNLIMITED: &str = "cgroupBudgets: {process: {bytesPerSecond: 0, burstBytes: 0}}\n";
+
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
 }
@@ -33,8 +36,10 @@ fn a_loss_is_told_with_the_policies_that_may_have_missed_something() {
     let crashes = "Crashes: {policy: segfault, rules: ['match programName == \"/x\"', default ignore]}\n";
     let children = "Children: {policy: userfaultfd, rules: ['match parentProgramName == \"/x\"', default ignore]}\n";
     let policies = write(directory.path().join("policies.yaml"), &format!("{quick}{cannot}{crashes}{children}"));
-    let config =
-        format!("content: false\npolicies: [{}]\nringBytes: 65536\nmessageTypes: [alert, audit]\n", policies.display());
+    let config = format!(
+        "content: false\npolicies: [{}]\nringBytes: 131072\n{UNLIMITED}messageTypes: [alert, audit]\n",
+        policies.display()
+    );
     let config = write(directory.path().join("config.yaml"), &config);
     let mut command = sls(&["run", "--config"]);
     command.arg(&config);

@@ -208,6 +208,12 @@ fn what_a_cgroup_may_send_grows_again() {
     }
 }
 
+/// Processes that run at a time, nearly.
+const OPENERS: usize = 40;
+
+/// Files that each opens, with its child.
+const OPENINGS: usize = 5;
+
 /// Processes that open files before and after they execute something else, and end.
 fn run_openers(file: &Path, count: usize) {
     thread::scope(|scope| {
@@ -229,11 +235,12 @@ fn events_of_a_process_are_in_order_across_lanes() {
     let scene = Scene::new();
     let mut watch = Watch::with(scene.builder());
     // All that is open at once fits into what is read at once, however late the reader is.
-    for _ in 0..if emulated() { 2 } else { 10 } {
+    let rounds = if emulated() { 2 } else { 10 };
+    for _ in 0..rounds {
         let (file, done) = (scene.file.clone(), std::sync::atomic::AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(|| {
-                run_openers(&file, 40);
+                run_openers(&file, OPENERS);
                 done.store(true, std::sync::atomic::Ordering::Release);
             });
             while !done.load(std::sync::atomic::Ordering::Acquire) {
@@ -247,18 +254,22 @@ fn events_of_a_process_are_in_order_across_lanes() {
             all.entry(event.process).or_default().push(event.kind);
             all
         });
-    use EventKind::{Exec, Exit, File, Fork};
-    let mut found = [0; 2];
-    for kinds in openers.values().filter(|kinds| kinds.contains(&File)) {
-        match kinds[..] {
-            [Fork, Exec, File, File, File, Exec, Exit] => found[0] += 1,
-            [Fork, File, File, Exec, Exit] => found[1] += 1,
-            _ => panic!("{kinds:?}"),
-        }
+    use EventKind::{Exec, Exit, Fork};
+    for kinds in openers.values().filter(|kinds| kinds.contains(&EventKind::File)) {
+        let mut order = kinds.clone();
+        order.dedup();
+        let right = match order[..] {
+            [Fork, Exec, EventKind::File, Exec, Exit] => kinds.len() <= 7,
+            [Fork, EventKind::File, Exec, Exit] => kinds.len() <= 5,
+            _ => false,
+        };
+        assert!(right, "{kinds:?}");
     }
-    let expected = if emulated() { 80 } else { 400 };
-    assert_eq!(found, [expected; 2]);
-    assert!(watch.events.iter().all(|event| event.lost == 0));
+    // Where programs can be preempted, the kernel leaves out one that is already running, and counts it.
+    let all = losses(&mut watch);
+    assert!(all.iter().all(|loss| loss.cause == LossCause::NotRun), "{all:?}");
+    let lost: u64 = files_lost(&all).iter().map(|(_, count)| *count).sum();
+    assert_eq!(files(&watch.events) as u64 + lost, (OPENINGS * OPENERS * rounds) as u64);
 }
 
 #[test]
