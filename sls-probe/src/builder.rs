@@ -85,16 +85,16 @@ impl ProbeBuilder {
         self
     }
 
-    /// Size of the ring buffer of one lane: a power of two from [`MIN_LANE_BYTES`](crate::MIN_LANE_BYTES) to [`MAX_LANE_BYTES`](crate::MAX_LANE_BYTES). Default: a half of
-    /// [`DEFAULT_RING_BYTES`](crate::DEFAULT_RING_BYTES).
+    /// Size of the ring buffer of one lane: a power of two from [`MIN_LANE_BYTES`](crate::MIN_LANE_BYTES) to
+    /// [`MAX_LANE_BYTES`](crate::MAX_LANE_BYTES). Default: a half of [`DEFAULT_RING_BYTES`](crate::DEFAULT_RING_BYTES).
     pub fn lane_bytes(mut self, lane: Lane, bytes: u32) -> Self {
         self.lanes[room::number(lane)].bytes = bytes;
         self
     }
 
     /// What each cgroup may send by a lane of which more than a half is filled, so that none takes what is left from all others.
-    /// What goes over it is lost, and counted ([`LossCause::OverBudget`](sls_core::LossCause::OverBudget)). What the kernel tier has decided, and what tells
-    /// of cgroups, is never withheld. Default: a sixteenth of the lane at once, and again every second.
+    /// What goes over it is lost, and counted ([`LossCause::OverBudget`](sls_core::LossCause::OverBudget)). What the kernel
+    /// tier has decided, and what tells of cgroups, is never withheld. Default: a sixteenth of the lane at once, and again every second.
     pub fn cgroup_budget(mut self, lane: Lane, budget: CgroupBudget) -> Self {
         self.lanes[room::number(lane)].budget = Some(budget);
         self

@@ -14,7 +14,7 @@ use crate::tier::TierError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProbeError {
-    /// The ring's size is not one that the kernel can map.
+    /// The rings cannot have this size together.
     #[error(
         "rings of {bytes} bytes together are not possible: it must be a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES}"
     )]

@@ -160,7 +160,7 @@ struct LaneReader {
     filled: Arc<Mutex<Batch>>,
     batch_bytes: usize,
     taken: Batch,
-    /// Bytes that were read since the start, as the kernel counts them.
+    /// Bytes that were read since the ring was made, as the kernel counts them: nobody else has read of it.
     position: u64,
 }
 
