@@ -94,7 +94,8 @@ impl ProbeBuilder {
 
     /// What each cgroup may send by a lane of which more than a half is filled, so that none takes what is left from all others.
     /// What goes over it is lost, and counted ([`LossCause::OverBudget`](sls_core::LossCause::OverBudget)). What the kernel
-    /// tier has decided, and what tells of cgroups, is never withheld. Default: a sixteenth of the lane at once, and again every second.
+    /// tier has decided, and what tells of cgroups, is never withheld. Default: a sixteenth of the lane at once, and again
+    /// every second.
     pub fn cgroup_budget(mut self, lane: Lane, budget: CgroupBudget) -> Self {
         self.lanes[room::number(lane)].budget = Some(budget);
         self

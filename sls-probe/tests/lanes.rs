@@ -13,7 +13,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::{Watch, emulated, has, not_offered, open_dir};
-use sls_core::{Event, EventKind, EventSource, Field, Interest, Lane, Loss, LossCause, PolicySet, Shedding};
+use sls_core::{
+    Event, EventKind, EventSource, Field, Interest, Lane, Loss, LossCause, PolicySet, ProcessKey, Shedding,
+};
 use sls_probe::{CgroupBudget, MIN_LANE_BYTES, Probe, ProbeBuilder, ProbeError, cgroup_root};
 
 /// More than a small lane holds.
@@ -249,27 +251,32 @@ fn events_of_a_process_are_in_order_across_lanes() {
         });
         drain(&mut watch);
     }
-    let openers: HashMap<_, Vec<EventKind>> =
-        watch.events.iter().fold(HashMap::new(), |mut all: HashMap<_, Vec<_>>, event| {
-            all.entry(event.process).or_default().push(event.kind);
-            all
-        });
     use EventKind::{Exec, Exit, Fork};
-    for kinds in openers.values().filter(|kinds| kinds.contains(&EventKind::File)) {
-        let mut order = kinds.clone();
-        order.dedup();
-        let right = match order[..] {
-            [Fork, Exec, EventKind::File, Exec, Exit] => kinds.len() <= 7,
-            [Fork, EventKind::File, Exec, Exit] => kinds.len() <= 5,
-            _ => false,
-        };
-        assert!(right, "{kinds:?}");
+    const OPENED: EventKind = EventKind::File;
+    let mut openers: HashMap<ProcessKey, (bool, Vec<EventKind>)> = HashMap::new();
+    for event in &watch.events {
+        let (ours, kinds) = openers.entry(event.process).or_default();
+        *ours |= event.parent.pid == std::process::id();
+        kinds.push(event.kind);
     }
+    let mut whole = 0;
+    for (ours, kinds) in openers.values().filter(|(_, kinds)| kinds.contains(&OPENED)) {
+        let expected: &[EventKind] = match ours {
+            true => &[Fork, Exec, OPENED, OPENED, OPENED, Exec, Exit],
+            false => &[Fork, OPENED, OPENED, Exec, Exit],
+        };
+        let mut rest = expected.iter();
+        assert!(kinds.iter().all(|kind| rest.any(|other| other == kind)), "{kinds:?} instead of {expected:?}");
+        whole += usize::from(kinds.len() == expected.len());
+    }
+    assert!(whole > OPENERS, "hardly anything arrived whole: {whole}");
     // Where programs can be preempted, the kernel leaves out one that is already running, and counts it.
     let all = losses(&mut watch);
     assert!(all.iter().all(|loss| loss.cause == LossCause::NotRun), "{all:?}");
     let lost: u64 = files_lost(&all).iter().map(|(_, count)| *count).sum();
-    assert_eq!(files(&watch.events) as u64 + lost, (OPENINGS * OPENERS * rounds) as u64);
+    let (seen, done) = (files(&watch.events) as u64, (OPENINGS * OPENERS * rounds) as u64);
+    // It may have been about other files.
+    assert!(seen <= done && seen + lost >= done, "{seen} and {lost} of {done}");
 }
 
 #[test]
