@@ -59,10 +59,24 @@ fn losses(watch: &mut Watch) -> Vec<Loss> {
     losses
 }
 
-/// How many events of files there were, and that of them were lost, by cause.
+/// How many events of files were lost, by cause. What the kernel did not run is told apart.
 fn files_lost(losses: &[Loss]) -> Vec<(LossCause, u64)> {
     let files = losses.iter().filter(|loss| loss.lane == Lane::Activity && loss.kind == EventKind::File);
-    files.map(|loss| (loss.cause, loss.count)).collect()
+    files.filter(|loss| loss.cause != LossCause::NotRun).map(|loss| (loss.cause, loss.count)).collect()
+}
+
+/// Programs that the kernel left out, as it does where one can be preempted. Not all of them would have told of something.
+fn not_run(losses: &[Loss]) -> u64 {
+    losses.iter().filter(|loss| loss.cause == LossCause::NotRun).map(|loss| loss.count).sum()
+}
+
+/// Of files, `lost` were lost for `cause` and for no other, as exactly as can be known.
+#[track_caller]
+fn assert_lost(losses: &[Loss], cause: LossCause, lost: u64) {
+    let told = files_lost(losses);
+    let exact =
+        matches!(told[..], [(told, count)] if told == cause && count <= lost && count + not_run(losses) >= lost);
+    assert!(exact, "{lost} for {cause}, but {told:?} and {} that did not run", not_run(losses));
 }
 
 fn files(events: &[Event]) -> usize {
@@ -109,8 +123,8 @@ fn a_flood_of_files_takes_no_room_from_executions() {
         let all = losses(&mut watch);
         let lost = (MANY - seen) as u64;
         assert!(lost > MANY as u64 / 2, "the lane was too large for this test: {seen} of {MANY}");
-        assert_eq!(files_lost(&all), [(cause, lost)]);
-        assert!(all.iter().all(|loss| loss.lane == Lane::Activity), "{all:?}");
+        assert_lost(&all, cause, lost);
+        assert!(all.iter().all(|loss| loss.lane == Lane::Activity || loss.cause == LossCause::NotRun), "{all:?}");
         let before = before.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
         // The clocks are not read at the same moment.
         assert!(all.iter().all(|loss| loss.since < loss.until && loss.since < before + 1_000_000_000));
@@ -119,12 +133,14 @@ fn a_flood_of_files_takes_no_room_from_executions() {
         assert_eq!(files_lost(&losses(&mut watch)), []);
         scene.open(1);
         watch.until("the next", |events| files(events) == seen + 1);
-        assert_eq!(
-            watch.events.iter().filter(|event| event.kind == EventKind::File).map(|event| event.lost).sum::<u64>(),
-            lost
+        let with_events: u64 =
+            watch.events.iter().filter(|event| event.kind == EventKind::File).map(|event| event.lost).sum();
+        let sum = watch.probe.lost(EventKind::File).unwrap();
+        let more = not_run(&all) + not_run(&losses(&mut watch));
+        assert!(
+            (lost..=lost + more).contains(&with_events) && (lost..=lost + more).contains(&sum),
+            "{with_events} {sum}"
         );
-        assert_eq!(watch.probe.lost(EventKind::File).unwrap(), lost);
-        assert_eq!(watch.probe.lost(EventKind::Exec).unwrap(), 0);
     }
 }
 
@@ -177,7 +193,7 @@ fn a_noisy_cgroup_does_not_blind_a_quiet_one() {
     assert_eq!(seen_of(&watch, &quiet), FEW);
     let lost = (MANY - seen_of(&watch, &noisy)) as u64;
     assert!(lost > MANY as u64 / 2);
-    assert_eq!(files_lost(&losses(&mut watch)), [(LossCause::OverBudget, lost)]);
+    assert_lost(&losses(&mut watch), LossCause::OverBudget, lost);
     // There is room again, and nobody is withheld.
     noisy.open(&scene.file, FEW);
     watch.events.clear();
@@ -190,7 +206,8 @@ fn a_noisy_cgroup_does_not_blind_a_quiet_one() {
     quiet.open(&scene.file, FEW);
     drain(&mut watch);
     assert_eq!(seen_of(&watch, &quiet), 0, "without budgets it is blinded");
-    assert_eq!(files_lost(&losses(&mut watch)), [(LossCause::LaneFull, (MANY + FEW - seen_of(&watch, &noisy)) as u64)]);
+    let lost = (MANY + FEW - seen_of(&watch, &noisy)) as u64;
+    assert_lost(&losses(&mut watch), LossCause::LaneFull, lost);
 }
 
 #[test]
@@ -273,7 +290,7 @@ fn events_of_a_process_are_in_order_across_lanes() {
     // Where programs can be preempted, the kernel leaves out one that is already running, and counts it.
     let all = losses(&mut watch);
     assert!(all.iter().all(|loss| loss.cause == LossCause::NotRun), "{all:?}");
-    let lost: u64 = files_lost(&all).iter().map(|(_, count)| *count).sum();
+    let lost = not_run(&all);
     let (seen, done) = (files(&watch.events) as u64, (OPENINGS * OPENERS * rounds) as u64);
     // It may have been about other files.
     assert!(seen <= done && seen + lost >= done, "{seen} and {lost} of {done}");
@@ -327,7 +344,7 @@ fn load_is_shed_in_steps() {
         };
         assert_eq!(shed(EventKind::Listen) >= 1, shedding >= Shedding::Telemetry, "step {step}: {all:?}");
         assert_eq!(shed(EventKind::File), if shedding < Shedding::Activity { 0 } else { 20 }, "step {step}");
-        assert!(all.iter().all(|loss| loss.cause == LossCause::Shed), "{all:?}");
+        assert!(all.iter().all(|loss| matches!(loss.cause, LossCause::Shed | LossCause::NotRun)), "{all:?}");
     }
 }
 
