@@ -105,7 +105,8 @@ struct Shell {
 impl Shell {
     fn start(directory: &Path) -> Self {
         let mut command = Command::new("sh");
-        let mut child = Running(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+        let mut child =
+            Running(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let input = child.0.stdin.take().unwrap();
         Self { child, input, directory: directory.to_owned() }
     }
