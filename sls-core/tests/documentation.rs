@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use sls_core::{PolicySet, PolicyTests};
+use sls_core::{
+    LOSS_REPORT_INTERVAL, Lane, LossCause, MAX_CONDITION_POLICIES, PolicySet, PolicyTests, REPAIR_INTERVAL,
+};
 
 #[test]
 fn documented_policies_load_and_their_tests_pass() {
@@ -28,4 +30,21 @@ fn documented_policies_load_and_their_tests_pass() {
         }
     }
     assert!(loaded.len() >= 3 && tests >= 3, "the examples are gone");
+}
+
+#[test]
+fn losses_are_documented_with_their_names_and_limits() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/events.md")).unwrap();
+    let lanes = Lane::ALL.iter().map(|lane| lane.name());
+    for name in lanes.chain(LossCause::ALL.iter().map(|cause| cause.name())) {
+        assert!(text.contains(&format!("`{name}`")), "no `{name}`");
+    }
+    let text = text.replace('\n', " ");
+    for limit in [
+        format!("at most {MAX_CONDITION_POLICIES};"),
+        format!("within {} seconds of an alert", LOSS_REPORT_INTERVAL / 1_000_000_000),
+        format!("at most every {} seconds", REPAIR_INTERVAL / 1_000_000_000),
+    ] {
+        assert!(text.contains(&limit), "no {limit:?}");
+    }
 }

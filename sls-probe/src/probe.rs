@@ -312,7 +312,6 @@ impl Probe {
                     }
                     if let Some(signal) = crash::signal(&self.event).filter(|signal| self.settings.wants_crash(signal))
                     {
-                        let lost = self.event.lost;
                         crash::of_exit(&mut self.event, signal);
                         self.hand_over(legacy_cgroup, handle);
                         count += 1;
@@ -320,7 +319,8 @@ impl Probe {
                         if record::decode(bytes, &mut self.event).is_err() {
                             continue;
                         }
-                        self.event.lost = lost;
+                        // The crash has told it.
+                        self.event.lost = 0;
                     }
                     if self.event.kind == EventKind::File && !self.event.untrusted().is_empty() {
                         self.resolver.resolve(bytes, &mut self.event);
