@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::loss::Loss;
+use crate::governor::Economy;
+use crate::loss::{Loss, Shedding};
 
 /// Something about the sensor that its operator has to know, as data. In an alert it is `sensor_info`, and its name the
 /// `strategy_name`.
@@ -19,6 +20,17 @@ pub enum SensorCondition {
         /// How many policies may have.
         policy_count: usize,
     },
+    /// The sensor came to a limit on what it may take of the machine, or back from it: it gives up something else than
+    /// before.
+    LoadShed {
+        /// What it gives up from now on, and for what.
+        #[serde(flatten)]
+        economy: Economy,
+        /// The policies that may miss something as long as it stays so, in their order, at most [`MAX_CONDITION_POLICIES`].
+        policies: Vec<String>,
+        /// How many policies may.
+        policy_count: usize,
+    },
 }
 
 /// The most policies that a condition names.
@@ -30,6 +42,7 @@ impl SensorCondition {
     pub fn name(&self) -> &'static str {
         match self {
             Self::EventsLost { .. } => "events_lost",
+            Self::LoadShed { .. } => "load_shed",
         }
     }
 
@@ -40,6 +53,12 @@ impl SensorCondition {
             Self::EventsLost { losses, policy_count, .. } => {
                 let count: u64 = losses.iter().map(|loss| loss.count).sum();
                 format!("{count} events were lost; {policy_count} policies may have missed something")
+            }
+            Self::LoadShed { economy, .. } if economy.shedding == Shedding::Nothing => {
+                format!("{economy}; nothing is left out")
+            }
+            Self::LoadShed { economy, policy_count, .. } => {
+                format!("{economy}; {policy_count} policies may miss something")
             }
         }
     }

@@ -13,6 +13,7 @@ pub(crate) use self::changed_files::CHANGES;
 use self::changed_files::ChangedFiles;
 use crate::evaluate::Decision;
 use crate::event::Event;
+use crate::governor::Retention;
 use crate::policy::{OnUnknown, PolicySet};
 use crate::schema::Field;
 use crate::trigger::TypeOptions;
@@ -100,6 +101,18 @@ impl History {
         self.forgotten += self.changed_files.observe(event, &self.hasher);
     }
 
+    /// Remembers so much from now on.
+    pub(crate) fn retain(&mut self, retention: Retention) {
+        self.changed_files.keep_few(retention >= Retention::LittleHistory);
+    }
+
+    /// Forgets what is too much in at most `steps` steps; whether there is more.
+    pub(crate) fn shrink(&mut self, steps: usize) -> bool {
+        let (forgotten, more) = self.changed_files.shrink(steps);
+        self.forgotten += forgotten;
+        more
+    }
+
     /// Things that had to be forgotten while they still counted, for want of room.
     pub(crate) fn forgotten(&self) -> u64 {
         self.forgotten
@@ -137,7 +150,7 @@ impl History {
                     return Verdict::Reported(Duration::from_nanos(event.time.saturating_sub(*time)));
                 }
                 files.push(key, event.time);
-                make_room(files, MAX_REPORTED_FILES);
+                self.forgotten += make_room(files, MAX_REPORTED_FILES);
                 Verdict::Responds
             }
             _ => Verdict::Responds,

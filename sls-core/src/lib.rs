@@ -17,6 +17,7 @@ mod event;
 mod event_clock;
 mod event_json;
 mod explain;
+mod governor;
 mod guard;
 mod history;
 mod hold;
@@ -68,6 +69,10 @@ pub use evaluate::{Decision, Matcher, TreeMatcher};
 pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
 pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, UnknownKeys};
 pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation};
+pub use governor::{
+    CALM_WINDOWS, DEFAULT_CPU_PPM, DEFAULT_GOVERNOR_WINDOW, DEFAULT_MEMORY_BYTES, Economy, Governor, GovernorLimits,
+    MAX_CALM_WINDOWS, Retention, Usage,
+};
 pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
 pub use history::{DEFAULT_CHANGED_FILE_LIMIT, MAX_CRASHING_PROGRAMS, MAX_REPORTED_FILES};
 pub use hold::{HeldPath, HeldPaths, Hold, MAX_HELD_PATHS};
@@ -97,8 +102,8 @@ pub use probe_argument::{
     MAX_PROBE_ARGUMENTS, MAX_PROBE_STEPS, ProbeArgument, ProbeArgumentError, ProbeForm, ProbePlace, ProbeStep,
 };
 pub use process_table::{
-    DEFAULT_PROCESS_LIMIT, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, ProcessRecord, ProcessTable,
-    SPARE_STORED_TEXT,
+    DEFAULT_PROCESS_LIMIT, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, MIN_PROCESS_LIMIT, ProcessRecord,
+    ProcessTable, SPARE_STORED_TEXT,
 };
 pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;

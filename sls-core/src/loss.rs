@@ -31,6 +31,18 @@ impl Lane {
     }
 }
 
+impl Lane {
+    /// The lane in which events of `kind` come that the kernel has not decided about.
+    #[must_use]
+    pub fn of(kind: EventKind) -> Self {
+        use EventKind as E;
+        match kind {
+            E::Exec | E::Fork | E::Exit | E::Baseline | E::Credentials | E::Container => Self::Process,
+            _ => Self::Activity,
+        }
+    }
+}
+
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -23,6 +23,7 @@ mod probe;
 mod protection;
 mod record;
 mod resolve;
+mod resources;
 mod snapshot;
 mod support;
 mod tier;
@@ -54,6 +55,7 @@ pub use protection::{
     MAX_EXEMPT_PROGRAMS, MAX_TAMPER_ATTEMPTS, SelfProtection, TamperAttempt, TamperReport, Tampering,
 };
 pub use record::RecordError;
+pub use resources::{OwnCgroup, resource_usage};
 pub use snapshot::MAX_ARGV_BYTES;
 pub use support::{KernelSupport, KindSupport};
 pub use tier::{

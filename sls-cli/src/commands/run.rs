@@ -1,6 +1,7 @@
 //! `sls run`: the daemon.
 
 mod alerts;
+mod governor;
 mod hold;
 mod kernel_tier;
 mod protection;
@@ -21,6 +22,7 @@ use sls_core::{Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanne
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
+use self::governor::Governing;
 use self::hold::Holding;
 use self::kernel_tier::TierKeeper;
 use self::trials::Trials;
@@ -120,8 +122,9 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let mut losses = Losses::default();
     let mut haste = Haste::default();
     let mut tampering = protection::Tampering::default();
+    let mut governing = Governing::start(&settings.config);
     while let Some(wait) = until.wait(IDLE_POLL) {
-        let wait = wait.min(haste.pause(engine.stats()));
+        let wait = wait.min(haste.pause(engine.stats())).min(governing.pause());
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
             let policies = Arc::new(policies);
@@ -156,6 +159,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.report(engine.stats().lost, alerts.lost());
         tampering.report(&mut probe);
+        governing.govern(&mut probe, &mut engine, |pending| alerts.send(pending));
         if status == SourceStatus::Ended || alerts.ended() {
             break;
         }
@@ -182,6 +186,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         warm_up_held = stats.warm_up_held,
         pursued = stats.pursued,
         tampering_refused = tampering.refused(),
+        load_changes = governing.changes(),
         "stopped"
     );
     Ok(Answer::Yes)

@@ -121,6 +121,34 @@ impl Forest {
         self.limit
     }
 
+    /// Holds at most `limit` from now on. What is too much goes with [`Forest::shrink`], and as others come.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Lets at most `steps` go that are too much; whether there are more.
+    pub(super) fn shrink(&mut self, steps: usize) -> bool {
+        // Whoever is born of it may still be told of.
+        self.pinned = self.leaving;
+        for _ in 0..steps {
+            if self.len <= self.limit {
+                break;
+            }
+            self.evict();
+        }
+        self.pinned = NIL;
+        self.len > self.limit
+    }
+
+    /// How many slots there are, vacant ones included.
+    pub(super) fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_vacant(&self, slot: usize) -> bool {
+        self.entries[slot].state == State::Vacant
+    }
+
     pub(super) fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -183,8 +211,11 @@ impl Forest {
     }
 
     fn insert_pinned(&mut self, key: ProcessKey, image: Arc<ProcessImage>, state: State, parent: u32) -> u32 {
-        if self.len >= self.limit {
-            self.evict();
+        // After the limit was lowered one more goes with each that comes, so that nobody waits for all.
+        for _ in 0..2 {
+            if self.len >= self.limit {
+                self.evict();
+            }
         }
         let index = self.occupy(key, image, state);
         if parent != NIL {
