@@ -80,11 +80,11 @@ fn assert_killed(sensor: &Sensor, victim: &Path) {
     assert!(!victim.reap().success());
 }
 
-/// The number behind `name=` in the sensor's last words.
+/// The number behind the last `name=` in the log.
 fn stopped_with(ended: &Ended, name: &str) -> u64 {
-    let stopped = ended.log.lines().last().unwrap();
-    let (_, value) = stopped.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("no {name} in {stopped}"));
-    value.split(' ').next().unwrap().parse().unwrap()
+    let (_, value) =
+        ended.log.rsplit_once(&format!(" {name}=")).unwrap_or_else(|| panic!("no {name} in {}", ended.log));
+    value.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 #[test]

@@ -137,9 +137,8 @@ impl History {
                     crashes.clear();
                     return Verdict::Responds;
                 }
-                let counts = |crashes: &VecDeque<u64>| {
-                    crashes.back().is_some_and(|time| within(*time, event.time, *duration))
-                };
+                let counts =
+                    |crashes: &VecDeque<u64>| crashes.back().is_some_and(|time| within(*time, event.time, *duration));
                 self.forgotten += make_room(programs, MAX_CRASHING_PROGRAMS, counts);
                 Verdict::Tolerated(count)
             }

@@ -1,6 +1,7 @@
 //! `sls run`: the daemon.
 
 mod alerts;
+mod counters;
 mod governor;
 mod hold;
 mod kernel_tier;
@@ -22,6 +23,7 @@ use sls_core::{Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanne
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
+use self::counters::Counters;
 use self::governor::Governing;
 use self::hold::Holding;
 use self::kernel_tier::TierKeeper;
@@ -123,6 +125,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let mut haste = Haste::default();
     let mut tampering = protection::Tampering::default();
     let mut governing = Governing::start(&settings.config);
+    let mut counters = Counters::default();
     while let Some(wait) = until.wait(IDLE_POLL) {
         let wait = wait.min(haste.pause(engine.stats())).min(governing.pause());
         if let Ok(policies) = reloads.try_recv() {
@@ -160,11 +163,13 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         losses.report(engine.stats().lost, alerts.lost());
         tampering.report(&mut probe);
         governing.govern(&mut probe, &mut engine, |pending| alerts.send(pending));
+        counters.log(&engine, &probe, holding.stats(), alerts.lost());
         if status == SourceStatus::Ended || alerts.ended() {
             break;
         }
     }
     // Nothing waits for a sensor that ends.
+    let held = holding.stats();
     drop(holding);
     // What happened up to now is still reported.
     drain(&mut probe, &mut |event| {
@@ -172,6 +177,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     })?;
     losses.report(engine.stats().lost, alerts.lost());
     tampering.report_now(&mut probe);
+    Counters::log_at_end(&engine, &probe, held, alerts.lost());
     // Detaching takes the kernel some seconds, for which no alert has to wait.
     alerts.finish()?;
     drop(probe);
