@@ -226,6 +226,13 @@ impl KernelTier {
         lock(&self.shared.loaded).forgotten
     }
 
+    /// How many directories of files that policies name are not watched now, for want of room: the file that has such a name is
+    /// looked up at [`KernelTier::load`] and [`KernelTier::resolve`] only.
+    #[must_use]
+    pub fn directories_unwatched(&self) -> usize {
+        lock(&self.shared.loaded).directories.as_ref().map_or(0, Directories::unwatched)
+    }
+
     /// What a record says was done.
     pub(crate) fn enforced(&self, verdicts: Verdicts<'_>) -> Option<Enforced> {
         let done = || verdicts.iter().filter(|verdict| verdict.result == layout::RESULT_DONE);

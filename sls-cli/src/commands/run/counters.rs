@@ -35,6 +35,7 @@ macro_rules! log_counters {
             unawaited_containers = containers.unawaited,
             accounts_omitted = $probe.accounts().map_or(0, Accounts::omitted),
             tier_files_forgotten = $probe.kernel_tier().map_or(0, KernelTier::files_forgotten),
+            tier_directories_unwatched = $probe.kernel_tier().map_or(0, KernelTier::directories_unwatched),
             held_overflowed = held.overflowed,
             marks_failed = held.marks_failed,
             namespaces_dropped = held.namespaces_dropped,
