@@ -226,8 +226,8 @@ impl KernelTier {
         lock(&self.shared.loaded).forgotten
     }
 
-    /// How many directories of files that policies name are not watched now, for want of room: the file that has such a name is
-    /// looked up at [`KernelTier::load`] and [`KernelTier::resolve`] only.
+    /// How many directories of files that policies name are not watched now, for want of room: which
+    /// files are there is looked up now and then only.
     #[must_use]
     pub fn directories_unwatched(&self) -> usize {
         lock(&self.shared.loaded).directories.as_ref().map_or(0, Directories::unwatched)

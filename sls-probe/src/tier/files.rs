@@ -148,3 +148,18 @@ pub(crate) fn identity(path: &[u8]) -> Option<Identity> {
     let meta = fs::symlink_metadata(OsStr::from_bytes(path)).ok()?;
     meta.is_file().then(|| (meta.dev(), meta.ino()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_beyond_the_limit_are_counted() {
+        let mut directories = Directories::new().unwrap();
+        let paths: Vec<_> = (0..MAX_DIRECTORIES + 4).map(|number| format!("/nowhere/{number}/file")).collect();
+        directories.watch(paths.iter().map(String::as_bytes));
+        assert_eq!(directories.unwatched(), 4);
+        directories.watch(paths[..10].iter().map(String::as_bytes));
+        assert_eq!(directories.unwatched(), 0);
+    }
+}

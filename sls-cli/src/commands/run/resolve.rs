@@ -102,6 +102,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_the_newest_policies_wait() {
+        let (sender, waiting) = bounded(1);
+        let resolver = Resolver { sender, waiting };
+        let [first, second] = [(); 2].map(|()| Arc::new(PolicySet::default()));
+        resolver.resolve(&first);
+        resolver.resolve(&second);
+        assert!(Arc::ptr_eq(&resolver.waiting.try_recv().unwrap(), &second));
+        assert!(resolver.waiting.is_empty());
+    }
+
+    #[test]
     fn names_are_resolved_and_resolved_again_after_a_reload() {
         let load = |text: &str| Arc::new(PolicySet::from_yaml("p.yaml", text).unwrap());
         let resolver = Resolver::start().unwrap();
