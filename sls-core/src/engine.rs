@@ -1,5 +1,6 @@
 //! The engine: events in, signals and alerts out.
 
+mod economy;
 mod respond;
 
 use std::collections::BTreeMap;
@@ -17,9 +18,8 @@ use crate::enforcement::{Enforced, HeldDecision, HeldResponses, HeldVerdict};
 use crate::evaluate::{Decision, Matcher};
 use crate::event::{Event, EventKind};
 use crate::explain::{Explanation, explain};
-use crate::governor::{Economy, Retention};
 use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
-use crate::loss::{Lane, Loss, Shedding};
+use crate::loss::Loss;
 use crate::matcher::CompiledMatcher;
 use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan};
 use crate::plugin::{ActionContext, Confirmation, Execution, Responder};
@@ -460,41 +460,16 @@ impl Engine {
         if losses.is_empty() {
             return None;
         }
-        let (policies, policy_count) = self.raised_by(|kind| losses.iter().any(|loss| loss.kind == kind));
+        let concerned = self
+            .policies
+            .active()
+            .filter(|policy| losses.iter().any(|loss| raises(policy.policy_type, loss.kind)))
+            .map(|policy| policy.name.to_string());
+        let mut policies: Vec<_> = concerned.collect();
+        let policy_count = policies.len();
+        policies.truncate(MAX_CONDITION_POLICIES);
         let condition = SensorCondition::EventsLost { losses: losses.to_vec(), policies, policy_count };
         Some(self.report_condition(condition, time))
-    }
-
-    /// Makes the alert of what a [`Governor`](crate::Governor) gives up from now on, found at `time`, in nanoseconds since the
-    /// epoch: it names the policies that may miss something.
-    #[must_use]
-    pub fn report_economy(&mut self, economy: Economy, time: u64) -> PendingAlert {
-        let sheds = |kind| economy.shedding >= Shedding::Activity && Lane::of(kind) == Lane::Activity;
-        let (policies, policy_count) = self.raised_by(sheds);
-        self.report_condition(SensorCondition::LoadShed { economy, policies, policy_count }, time)
-    }
-
-    /// The first policies that events of such kinds raise, and how many there are.
-    fn raised_by(&self, is_meant: impl Fn(EventKind) -> bool) -> (Vec<String>, usize) {
-        let kinds: Vec<_> = EventKind::ALL.iter().copied().filter(|kind| is_meant(*kind)).collect();
-        let raised = |policy: &&Arc<Policy>| kinds.iter().any(|kind| raises(policy.policy_type, *kind));
-        let mut policies: Vec<_> =
-            self.policies.active().filter(raised).map(|policy| policy.name.to_string()).collect();
-        let count = policies.len();
-        policies.truncate(MAX_CONDITION_POLICIES);
-        (policies, count)
-    }
-
-    /// Lets its caches keep so much from now on. What is too much goes with [`Engine::shrink`], and as events come.
-    pub fn retain(&mut self, retention: Retention) {
-        self.processes.retain(retention);
-        self.history.retain(retention);
-    }
-
-    /// Lets go of what [`Engine::retain`] no longer wants, in at most about `steps` steps, so that events need not wait for
-    /// long: 256 take less than a millisecond. Whether there is more to let go of.
-    pub fn shrink(&mut self, steps: usize) -> bool {
-        self.processes.shrink(steps) | self.history.shrink(steps)
     }
 
     /// What [`Engine::process`] would decide about the event, and why: one explanation for each enabled policy whose type

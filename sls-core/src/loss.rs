@@ -13,7 +13,7 @@ use crate::event::EventKind;
 pub enum Lane {
     /// Processes that begin, end, or become another program or user, and whatever the kernel has already decided.
     Process,
-    /// What processes do: files, connections, memory, and the rest.
+    /// What processes do most of the time: files, connections, memory, and probes.
     Activity,
 }
 
@@ -32,13 +32,13 @@ impl Lane {
 }
 
 impl Lane {
-    /// The lane in which events of `kind` come that the kernel has not decided about.
+    /// The lane of events of `kind` that the kernel has not decided about.
     #[must_use]
     pub fn of(kind: EventKind) -> Self {
         use EventKind as E;
         match kind {
-            E::Exec | E::Fork | E::Exit | E::Baseline | E::Credentials | E::Container => Self::Process,
-            _ => Self::Activity,
+            E::File | E::Connect | E::Accept | E::Listen | E::Memory | E::Userfaultfd | E::Probe => Self::Activity,
+            _ => Self::Process,
         }
     }
 }
@@ -56,17 +56,19 @@ impl fmt::Display for Lane {
 pub enum LossCause {
     /// The lane was full.
     LaneFull,
-    /// The lane was filling up, and the event's cgroup had used its share of it.
+    /// The lane was filling up, and the event's cgroup, or what tells of such events, had used its share of it.
     OverBudget,
     /// The kernel did not run the program that would have told: it was already running on the same CPU.
     NotRun,
     /// The sensor had reached a limit of its own, and sheds load ([`Shedding`]).
     Shed,
+    /// What begins and ends at different places was not followed from one to the other: there was no room to remember it.
+    Untracked,
 }
 
 impl LossCause {
     /// Every cause.
-    pub const ALL: &'static [Self] = &[Self::LaneFull, Self::OverBudget, Self::NotRun, Self::Shed];
+    pub const ALL: &'static [Self] = &[Self::LaneFull, Self::OverBudget, Self::NotRun, Self::Shed, Self::Untracked];
 
     /// The name.
     #[must_use]
@@ -76,6 +78,7 @@ impl LossCause {
             Self::OverBudget => "over_budget",
             Self::NotRun => "not_run",
             Self::Shed => "shed",
+            Self::Untracked => "untracked",
         }
     }
 }
