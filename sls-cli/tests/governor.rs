@@ -100,7 +100,11 @@ fn a_flood_costs_the_flooder_its_events_and_nobody_a_kill() {
         assert_eq!(alert.policy(), "load_shed");
         assert_eq!((&info["cpu_limit_ppm"], &info["retention"]), (&40_000.into(), &"full".into()), "{}", alert.text);
         assert!(info["cpu_ppm"].as_u64().unwrap() > 40_000, "{}", alert.text);
-        let concerned = if shedding == "activity" { serde_json::json!(["Files"]) } else { serde_json::json!([]) };
+        let concerned = if shedding == "activity" {
+            serde_json::json!([{"name": "Files", "kinds": ["file"]}])
+        } else {
+            serde_json::json!([])
+        };
         assert_eq!(info["policies"], concerned, "{}", alert.text);
     }
     assert_killed(&sensor, &victim);
@@ -108,6 +112,10 @@ fn a_flood_costs_the_flooder_its_events_and_nobody_a_kill() {
     let told = |alert: &support::Alert| load(&alert.json, "shedding") == Some("nothing");
     sensor.alert_where("everything is watched again", told);
     sensor.wait_for_log("within the limits again");
+    let is_shed = |loss: &Value| loss["cause"] == "shed" && loss["kind"] == "file" && loss["count"].as_u64() > Some(0);
+    sensor.alert_where("what was left out is told", |alert| {
+        alert.json["sensor_info"]["losses"].as_array().is_some_and(|losses| losses.iter().any(is_shed))
+    });
     assert_killed(&sensor, &victim);
     let ended = sensor.stop();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);

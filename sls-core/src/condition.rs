@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::event::EventKind;
 use crate::governor::Economy;
 use crate::loss::{Loss, Shedding};
 
@@ -16,7 +17,7 @@ pub enum SensorCondition {
         /// How many, by lane, kind and cause.
         losses: Vec<Loss>,
         /// The policies that may have missed something, in their order, at most [`MAX_CONDITION_POLICIES`].
-        policies: Vec<String>,
+        policies: Vec<AffectedPolicy>,
         /// How many policies may have.
         policy_count: usize,
     },
@@ -27,10 +28,21 @@ pub enum SensorCondition {
         #[serde(flatten)]
         economy: Economy,
         /// The policies that may miss something as long as it stays so, in their order, at most [`MAX_CONDITION_POLICIES`].
-        policies: Vec<String>,
+        policies: Vec<AffectedPolicy>,
         /// How many policies may.
         policy_count: usize,
     },
+}
+
+/// A policy that may have missed something, or that may miss it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AffectedPolicy {
+    /// Its name.
+    pub name: String,
+    /// The kinds of events that it depends on ([`Policy::depends_on`](crate::Policy::depends_on)) and that were lost, or that are
+    /// left out: when they were lost is in the losses of these kinds.
+    pub kinds: Vec<EventKind>,
 }
 
 /// The most policies that a condition names.
@@ -52,7 +64,12 @@ impl SensorCondition {
         match self {
             Self::EventsLost { losses, policy_count, .. } => {
                 let count: u64 = losses.iter().map(|loss| loss.count).sum();
-                format!("{count} events were lost; {policy_count} policies may have missed something")
+                let mut kinds: Vec<_> = losses.iter().map(|loss| loss.kind.name()).collect();
+                kinds.sort_unstable();
+                kinds.dedup();
+                let (events, kinds) = (if count == 1 { "event was" } else { "events were" }, kinds.join(", "));
+                let policies = if *policy_count == 1 { "policy" } else { "policies" };
+                format!("{count} {events} lost ({kinds}); {policy_count} {policies} may have missed something")
             }
             Self::LoadShed { economy, .. } if economy.shedding == Shedding::Nothing => {
                 format!("{economy}; nothing is left out")

@@ -1,14 +1,11 @@
 //! An engine that keeps less for a while, and tells what its sensor gives up.
 
-use std::sync::Arc;
-
 use super::{Engine, PendingAlert};
-use crate::condition::{MAX_CONDITION_POLICIES, SensorCondition};
+use crate::condition::{AffectedPolicy, MAX_CONDITION_POLICIES, SensorCondition};
+use crate::dependence::KindSet;
 use crate::event::EventKind;
 use crate::governor::{Economy, Retention};
 use crate::loss::{Lane, Shedding};
-use crate::policy::{Policy, PolicyType};
-use crate::trigger::raises;
 
 impl Engine {
     /// Lets its caches keep so much from now on. What is too much goes with [`Engine::shrink`], and as events come.
@@ -47,22 +44,26 @@ impl Engine {
     /// ```
     #[must_use]
     pub fn report_economy(&mut self, economy: Economy, time: u64) -> PendingAlert {
-        let shed: Vec<_> = EventKind::ALL.iter().copied().filter(|kind| sheds(&economy, *kind)).collect();
-        let concerned = |policy: &&Arc<Policy>| shed.iter().any(|kind| depends(policy.policy_type, *kind));
-        let policy_count = self.policies.active().filter(concerned).count();
-        let first = self.policies.active().filter(concerned).take(MAX_CONDITION_POLICIES);
-        let policies = first.map(|policy| policy.name.to_string()).collect();
+        let kinds = EventKind::ALL.iter().filter(|kind| sheds(&economy, **kind));
+        let kinds = kinds.fold(KindSet::default(), |kinds, kind| kinds.with(*kind));
+        let mut policy_count = 0;
+        let mut policies = Vec::new();
+        for policy in self.policies.active() {
+            let affected = KindSet::of(policy).intersection(kinds);
+            if affected.is_empty() {
+                continue;
+            }
+            policy_count += 1;
+            if policies.len() < MAX_CONDITION_POLICIES {
+                policies.push(AffectedPolicy { name: policy.name.to_string(), kinds: affected.iter().collect() });
+            }
+        }
         self.report_condition(SensorCondition::LoadShed { economy, policies, policy_count }, time)
     }
 }
 
 fn sheds(economy: &Economy, kind: EventKind) -> bool {
     economy.shedding >= Shedding::Activity && Lane::of(kind) == Lane::Activity
-}
-
-/// Whether policies of the type need events of the kind: to be raised, or to know what is new.
-fn depends(policy_type: PolicyType, kind: EventKind) -> bool {
-    raises(policy_type, kind) || policy_type == PolicyType::NewFileExec && kind == EventKind::File
 }
 
 #[cfg(test)]
@@ -87,7 +88,7 @@ Off: {policy: file, enabled: false, rules: [default match]}
                 panic!("{alert:?}")
             };
             assert_eq!(policies.len(), policy_count);
-            policies.join(" ")
+            policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(Shedding::ALL.iter().map(|step| named(*step)).collect::<Vec<_>>(), ["", "", "New Files"]);
     }

@@ -166,21 +166,4 @@ mod tests {
         table.retain(Retention::FewProcesses);
         assert_eq!(table.limit(), 100);
     }
-
-    /// Between its exit and the next event it can still be looked up.
-    #[test]
-    fn who_has_just_ended_stays_for_the_next_event() {
-        let mut table = table(4000, 8000);
-        let mut event = Event::new(EventKind::Exit);
-        event.process = key(11);
-        table.observe(&event);
-        table.retain(Retention::FewProcesses);
-        while table.shrink(1000) {}
-        assert!(table.process(key(11)).is_some());
-        event.reset(EventKind::Exec);
-        event.process = key(60_000);
-        table.observe(&event);
-        assert!(table.process(key(11)).is_none());
-        table.forest.assert_sound();
-    }
 }
