@@ -191,6 +191,9 @@ pub struct EngineStats {
     /// Processes that had to leave the process table for want of room
     /// ([`DEFAULT_PROCESS_LIMIT`](crate::DEFAULT_PROCESS_LIMIT)).
     pub processes_evicted: u64,
+    /// Ended processes that did not stay for late events as long as they should, for want of room
+    /// ([`MAX_LINGERING`](crate::MAX_LINGERING)).
+    pub left_early: u64,
     /// Texts about processes that were cut for want of room ([`MAX_STORED_BYTES`](crate::MAX_STORED_BYTES)).
     pub texts_cut: u64,
     /// Responses to operations that waited which were forgotten before their event came, for want of room
@@ -609,6 +612,7 @@ impl Engine {
             lost: self.losses.total(),
             forgotten: self.history.forgotten(),
             processes_evicted: self.processes.evicted(),
+            left_early: self.processes.left_early(),
             texts_cut: self.processes.texts_cut(),
             held_responses_forgotten: self.held_responses.forgotten(),
             breaker_trips: held.breaker_trips,

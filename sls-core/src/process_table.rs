@@ -348,6 +348,12 @@ impl ProcessTable {
         self.forest.unknown_image().texts_cut()
     }
 
+    /// How many ended processes did not stay for late events as long as [`LATE_EVENT_TIME`], for want of room.
+    #[must_use]
+    pub fn left_early(&self) -> u64 {
+        self.forest.left_early()
+    }
+
     /// How many processes had to leave because the table was full.
     #[must_use]
     pub fn evicted(&self) -> u64 {

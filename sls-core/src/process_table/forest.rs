@@ -106,6 +106,8 @@ pub(super) struct Forest {
     queues: [Queue; 3],
     // Exited processes without children that stay for a while.
     leaving: VecDeque<Leaving>,
+    // How many of these left before their time.
+    left_early: u64,
     // Passes begun so far.
     pass: u32,
     // The latest time of an event, in nanoseconds since boot.
@@ -135,6 +137,7 @@ impl Forest {
             by_pid: HashMap::new(),
             queues: [Queue { head: NIL, tail: NIL }; 3],
             leaving: VecDeque::new(),
+            left_early: 0,
             pass: 0,
             latest: 0,
             pinned: NIL,
@@ -175,6 +178,10 @@ impl Forest {
 
     pub(super) fn is_vacant(&self, slot: usize) -> bool {
         self.entries[slot].state == State::Vacant
+    }
+
+    pub(super) fn left_early(&self) -> u64 {
+        self.left_early
     }
 
     pub(super) fn evicted(&self) -> u64 {
@@ -423,7 +430,8 @@ impl Forest {
 
     /// Lets go of the process that has ended first, of those that stay for a while; false if there is none.
     fn let_go(&mut self) -> bool {
-        let Some(Leaving { index, pid, .. }) = self.leaving.pop_front() else { return false };
+        let Some(Leaving { index, pid, until }) = self.leaving.pop_front() else { return false };
+        self.left_early += u64::from(until > self.latest);
         // It may have had to leave before.
         if self[index].key.pid == pid && self[index].state == State::Exited {
             self.settle(index);

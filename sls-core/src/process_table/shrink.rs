@@ -166,4 +166,22 @@ mod tests {
         table.retain(Retention::FewProcesses);
         assert_eq!(table.limit(), 100);
     }
+
+    #[test]
+    fn ended_processes_that_leave_before_their_time_are_counted() {
+        // An eighth of the table stays.
+        let mut table = ProcessTable::new(80);
+        let mut event = Event::new(EventKind::Exec);
+        for pid in 10..30 {
+            event.reset(EventKind::Exec);
+            (event.process, event.since_boot) = (key(pid), 1_000_000);
+            table.observe(&event);
+            event.reset(EventKind::Exit);
+            (event.process, event.since_boot) = (key(pid), 1_000_001);
+            table.observe(&event);
+        }
+        let (left, early) = (table.len() as u64, table.left_early());
+        assert!(early > 0 && left + early == 20, "{left} are left, {early} left early");
+        table.forest.assert_sound();
+    }
 }

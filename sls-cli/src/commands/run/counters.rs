@@ -26,6 +26,7 @@ macro_rules! log_counters {
         let containers = $probe.containers().map(Containers::stats).unwrap_or_default();
         tracing::$level!(
             processes_evicted = engine.processes_evicted,
+            left_early = engine.left_early,
             texts_cut = engine.texts_cut,
             forgotten = engine.forgotten,
             pursuits_cut = engine.pursuits_cut,
