@@ -1,11 +1,12 @@
 //! The configuration file of `sls run`.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
-use sls_core::{BreakerLimits, Guard, Guards, Lane, MessageType};
+use sls_core::{BreakerLimits, GovernorLimits, Guard, Guards, Lane, MessageType};
 use sls_probe::{CgroupBudget, ProbeBuilder};
 
 use crate::args::message_type;
@@ -51,6 +52,8 @@ pub(crate) struct Config {
     /// How long a policy that is new only dry-runs.
     #[serde(deserialize_with = "duration")]
     pub(crate) warm_up: Option<Duration>,
+    /// What the sensor may take of the machine.
+    pub(crate) limits: LimitsConfig,
     /// Bytes of both ring buffers together, a power of two.
     pub(crate) ring_bytes: Option<u32>,
     /// Bytes of the ring of processes, a power of two, where that is not a half.
@@ -112,6 +115,67 @@ impl BreakerConfig {
     }
 }
 
+/// What the sensor may take of the machine, where that differs from the default.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct LimitsConfig {
+    /// CPU time, as a share of that of the whole machine, such as `5%`; or `off`.
+    #[serde(deserialize_with = "limit")]
+    cpu: Option<Limit<CpuShare>>,
+    /// Memory, such as `256MB`; or `off`.
+    #[serde(deserialize_with = "limit")]
+    memory: Option<Limit<Bytes>>,
+    /// The time over which use is averaged, such as `10s`.
+    #[serde(deserialize_with = "duration")]
+    window: Option<Duration>,
+}
+
+impl LimitsConfig {
+    pub(crate) fn limits(&self) -> GovernorLimits {
+        let default = GovernorLimits::default();
+        default
+            .cpu_ppm(self.cpu.map_or(default.cpu_ppm, |limit| limit.0.map(|CpuShare(ppm)| ppm)))
+            .memory_bytes(self.memory.map_or(default.memory_bytes, |limit| limit.0.map(|Bytes(bytes)| bytes)))
+            .window(self.window.unwrap_or(default.window))
+    }
+}
+
+/// None if there is no limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Limit<T>(Option<T>);
+
+/// Millionths of the machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct CpuShare(u32);
+
+impl FromStr for CpuShare {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WANTED: &str = "a share of the machine is wanted from 0.1% to 100%, or `off`";
+        let percent: f64 = text.strip_suffix('%').and_then(|number| number.trim().parse().ok()).ok_or(WANTED)?;
+        // Not a number is not in the range either.
+        (0.1..=100.0).contains(&percent).then(|| Self((percent * 10_000.0).round() as u32)).ok_or(WANTED)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Bytes(u64);
+
+impl FromStr for Bytes {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WANTED: &str = "bytes are wanted, at least 16MB, such as 256MB or 1GB, or `off`";
+        let units = [("MiB", 20), ("MB", 20), ("M", 20), ("GiB", 30), ("GB", 30), ("G", 30), ("", 0)];
+        let (number, shift) =
+            units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift))).ok_or(WANTED)?;
+        let number: u64 = number.trim().parse().map_err(|_| WANTED)?;
+        let bytes = number.checked_mul(1 << shift).ok_or(WANTED)?;
+        if bytes < 16 << 20 { Err(WANTED) } else { Ok(Self(bytes)) }
+    }
+}
+
 impl Config {
     /// Reads the file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
@@ -159,6 +223,25 @@ impl Config {
         let guards = self.protected_paths.iter().fold(guards, |guards, path| guards.protect_path(path.as_str()));
         self.guards.iter().cloned().fold(guards, Guards::with_guard)
     }
+}
+
+fn limit<'de, D, T>(deserializer: D) -> Result<Option<Limit<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = &'static str>,
+{
+    let text = match serde_yaml::Value::deserialize(deserializer)? {
+        serde_yaml::Value::String(text) => text,
+        // What older YAML takes for a truth value, too.
+        serde_yaml::Value::Bool(false) => "off".to_owned(),
+        serde_yaml::Value::Number(number) => number.to_string(),
+        other => return Err(serde::de::Error::custom(format!("a limit is wanted, not {other:?}"))),
+    };
+    if text == "off" {
+        return Ok(Some(Limit(None)));
+    }
+    let limit = text.parse().map_err(|error| serde::de::Error::custom(format!("`{text}`: {error}")))?;
+    Ok(Some(Limit(Some(limit))))
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -224,6 +307,26 @@ mod tests {
         assert!(serde_yaml::from_str::<Config>("messageTypes: [noise]").is_err());
         let error = serde_yaml::from_str::<Config>("polices: []").unwrap_err().to_string();
         assert!(error.contains("unknown field `polices`"), "{error}");
+    }
+
+    #[test]
+    fn limits_have_units() {
+        let limits = |text: &str| serde_yaml::from_str::<Config>(text).map(|config| config.limits.limits());
+        let default = GovernorLimits::default();
+        assert_eq!(limits("dryRun: true").unwrap(), default);
+        assert_eq!(limits("limits: {cpu: 0.5%}").unwrap(), default.cpu_ppm(Some(5_000)));
+        assert_eq!(limits("limits: {cpu: off, memory: off}").unwrap(), default.cpu_ppm(None).memory_bytes(None));
+        for memory in ["1GB", "1 GiB", "1024M", "1073741824"] {
+            let text = format!("limits: {{memory: {memory}, window: 2s}}");
+            let expected = default.memory_bytes(Some(1 << 30)).window(Duration::from_secs(2));
+            assert_eq!(limits(&text).unwrap(), expected, "{memory}");
+        }
+        for wrong in ["cpu: 5", "cpu: 0%", "cpu: 101%", "cpu: NaN%", "cpu: -1%", "memory: 256", "memory: 99999999999GB"]
+        {
+            let error = limits(&format!("limits: {{{wrong}}}")).unwrap_err().to_string();
+            assert!(error.contains("wanted"), "{wrong}: {error}");
+        }
+        assert!(limits("limits: {cpus: 5%}").is_err());
     }
 
     #[test]

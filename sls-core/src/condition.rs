@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use crate::event::EventKind;
-use crate::loss::Loss;
+use crate::governor::Economy;
+use crate::loss::{Loss, Shedding};
 
 /// Something about the sensor that its operator has to know, as data. In an alert it is `sensor_info`, and its name the
 /// `strategy_name`.
@@ -20,16 +21,27 @@ pub enum SensorCondition {
         /// How many policies may have.
         policy_count: usize,
     },
+    /// The sensor came to a limit on what it may take of the machine, or back from it: it gives up something else than
+    /// before.
+    LoadShed {
+        /// What it gives up from now on, and for what.
+        #[serde(flatten)]
+        economy: Economy,
+        /// The policies that may miss something as long as it stays so, in their order, at most [`MAX_CONDITION_POLICIES`].
+        policies: Vec<AffectedPolicy>,
+        /// How many policies may.
+        policy_count: usize,
+    },
 }
 
-/// A policy that may have missed something.
+/// A policy that may have missed something, or that may miss it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AffectedPolicy {
     /// Its name.
     pub name: String,
-    /// The kinds of lost events that it depends on ([`Policy::depends_on`](crate::Policy::depends_on)): when they were lost is
-    /// in the losses of these kinds.
+    /// The kinds of events that it depends on ([`Policy::depends_on`](crate::Policy::depends_on)) and that were lost, or that are
+    /// left out: when they were lost is in the losses of these kinds.
     pub kinds: Vec<EventKind>,
 }
 
@@ -42,6 +54,7 @@ impl SensorCondition {
     pub fn name(&self) -> &'static str {
         match self {
             Self::EventsLost { .. } => "events_lost",
+            Self::LoadShed { .. } => "load_shed",
         }
     }
 
@@ -57,6 +70,12 @@ impl SensorCondition {
                 let (events, kinds) = (if count == 1 { "event was" } else { "events were" }, kinds.join(", "));
                 let policies = if *policy_count == 1 { "policy" } else { "policies" };
                 format!("{count} {events} lost ({kinds}); {policy_count} {policies} may have missed something")
+            }
+            Self::LoadShed { economy, .. } if economy.shedding == Shedding::Nothing => {
+                format!("{economy}; nothing is left out")
+            }
+            Self::LoadShed { economy, policy_count, .. } => {
+                format!("{economy}; {policy_count} policies may miss something")
             }
         }
     }

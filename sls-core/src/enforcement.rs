@@ -142,6 +142,7 @@ pub(crate) struct HeldResponses {
     responses: Vec<HeldResponse>,
     /// Which one goes next, once there are too many.
     next: usize,
+    forgotten: u64,
 }
 
 /// Of what, and for whom.
@@ -162,6 +163,7 @@ impl HeldResponses {
         } else {
             self.responses[self.next] = response;
             self.next = (self.next + 1) % MAX_HELD_RESPONSES;
+            self.forgotten += 1;
         }
     }
 
@@ -175,6 +177,11 @@ impl HeldResponses {
             }
             None => false,
         }
+    }
+
+    /// How many had to go for want of room.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -200,6 +207,7 @@ mod tests {
         }
         assert_eq!(responses.responses.len(), MAX_HELD_RESPONSES);
         assert!(!responses.take(&response(0)), "the oldest went");
+        assert_eq!(responses.forgotten(), 1);
         for pid in 1..=MAX_HELD_RESPONSES as u32 {
             assert!(!responses.take(&HeldResponse { generation: 2, ..response(pid) }));
             assert!(responses.take(&response(pid)) && !responses.take(&response(pid)), "{pid}");

@@ -1,5 +1,6 @@
 //! The engine: events in, signals and alerts out.
 
+mod economy;
 mod losses;
 mod repair;
 mod respond;
@@ -183,8 +184,21 @@ pub struct EngineStats {
     /// Times that a policy matched and did not respond for what happened before: crashes that it tolerates, files that
     /// were just reported.
     pub held: u64,
-    /// Changed files and crashing programs that were forgotten while they still counted, for want of room.
+    /// Changed files, reported files and crashing programs that were forgotten while they still counted, for want of room
+    /// ([`DEFAULT_CHANGED_FILE_LIMIT`](crate::DEFAULT_CHANGED_FILE_LIMIT),
+    /// [`MAX_REPORTED_FILES`](crate::MAX_REPORTED_FILES), [`MAX_CRASHING_PROGRAMS`](crate::MAX_CRASHING_PROGRAMS)).
     pub forgotten: u64,
+    /// Processes that had to leave the process table for want of room
+    /// ([`DEFAULT_PROCESS_LIMIT`](crate::DEFAULT_PROCESS_LIMIT)).
+    pub processes_evicted: u64,
+    /// Ended processes that did not stay for late events as long as they should, for want of room
+    /// ([`MAX_LINGERING`](crate::MAX_LINGERING)).
+    pub left_early: u64,
+    /// Texts about processes that were cut for want of room ([`MAX_STORED_BYTES`](crate::MAX_STORED_BYTES)).
+    pub texts_cut: u64,
+    /// Responses to operations that waited which were forgotten before their event came, for want of room
+    /// ([`MAX_HELD_RESPONSES`](crate::MAX_HELD_RESPONSES)).
+    pub held_responses_forgotten: u64,
     /// Times that a circuit breaker tripped, each of which has an alert.
     pub breaker_trips: u64,
     /// Responses that were dry run because a circuit breaker had tripped.
@@ -597,6 +611,10 @@ impl Engine {
         EngineStats {
             lost: self.losses.total(),
             forgotten: self.history.forgotten(),
+            processes_evicted: self.processes.evicted(),
+            left_early: self.processes.left_early(),
+            texts_cut: self.processes.texts_cut(),
+            held_responses_forgotten: self.held_responses.forgotten(),
             breaker_trips: held.breaker_trips,
             breaker_held: held.breaker_held,
             warm_up_held: held.warm_up_held,

@@ -13,6 +13,7 @@ pub(crate) use self::changed_files::CHANGES;
 use self::changed_files::ChangedFiles;
 use crate::evaluate::Decision;
 use crate::event::Event;
+use crate::governor::Retention;
 use crate::policy::{OnUnknown, PolicySet};
 use crate::schema::Field;
 use crate::trigger::TypeOptions;
@@ -100,6 +101,18 @@ impl History {
         self.forgotten += self.changed_files.observe(event, &self.hasher);
     }
 
+    /// Remembers so much from now on.
+    pub(crate) fn retain(&mut self, retention: Retention) {
+        self.changed_files.keep_few(retention >= Retention::LittleHistory);
+    }
+
+    /// Forgets what is too much in at most `steps` steps; whether there is more.
+    pub(crate) fn shrink(&mut self, steps: usize) -> bool {
+        let (forgotten, more) = self.changed_files.shrink(steps);
+        self.forgotten += forgotten;
+        more
+    }
+
     /// Things that had to be forgotten while they still counted, for want of room.
     pub(crate) fn forgotten(&self) -> u64 {
         self.forgotten
@@ -124,7 +137,9 @@ impl History {
                     crashes.clear();
                     return Verdict::Responds;
                 }
-                self.forgotten += make_room(programs, MAX_CRASHING_PROGRAMS);
+                let counts =
+                    |crashes: &VecDeque<u64>| crashes.back().is_some_and(|time| within(*time, event.time, *duration));
+                self.forgotten += make_room(programs, MAX_CRASHING_PROGRAMS, counts);
                 Verdict::Tolerated(count)
             }
             (Some(PolicyHistory::Reports(files)), TypeOptions::File { timeout }) => {
@@ -137,7 +152,7 @@ impl History {
                     return Verdict::Reported(Duration::from_nanos(event.time.saturating_sub(*time)));
                 }
                 files.push(key, event.time);
-                make_room(files, MAX_REPORTED_FILES);
+                self.forgotten += make_room(files, MAX_REPORTED_FILES, |time| within(*time, event.time, *timeout));
                 Verdict::Responds
             }
             _ => Verdict::Responds,
@@ -145,11 +160,13 @@ impl History {
     }
 }
 
-/// Drops what was used longest ago until at most `limit` are left, and says how many that were.
-fn make_room<V>(cache: &mut LruCache<u64, V>, limit: usize) -> u64 {
+/// Drops what was used longest ago until at most `limit` are left, and says how many of those counted.
+fn make_room<V>(cache: &mut LruCache<u64, V>, limit: usize, counts: impl Fn(&V) -> bool) -> u64 {
     let mut dropped = 0;
-    while cache.len() > limit && cache.pop_lru().is_some() {
-        dropped += 1;
+    while cache.len() > limit
+        && let Some((_, value)) = cache.pop_lru()
+    {
+        dropped += u64::from(counts(&value));
     }
     dropped
 }
@@ -239,6 +256,39 @@ mod tests {
         assert_eq!(at("/b", 104), Verdict::Responds);
         // The time runs from the report, not from what was kept quiet.
         assert_eq!(at("/a", 111), Verdict::Responds);
+    }
+
+    #[test]
+    fn reported_files_are_bounded() {
+        let policies = load("P: {policy: file, timeout: 10, rules: [default match]}");
+        let mut history = History::new(&policies, 8);
+        for file in 0..MAX_REPORTED_FILES + 3 {
+            admit(&mut history, &policies, &mut created(&format!("/{file}"), SECOND));
+        }
+        assert_eq!(history.forgotten(), 3);
+        assert_eq!(admit(&mut history, &policies, &mut created("/0", SECOND)), [Verdict::Responds]);
+    }
+
+    #[test]
+    fn a_little_history_is_reached_bit_by_bit() {
+        let policies = load("P: {policy: newFileExec, rules: [default match]}");
+        let mut history = History::new(&policies, 400);
+        for file in 0..400 {
+            history.observe(&created(&format!("/{file}"), SECOND));
+        }
+        history.retain(Retention::FewProcesses);
+        assert!(!history.shrink(1000));
+        history.retain(Retention::LittleHistory);
+        assert!(history.shrink(100) && history.shrink(100) && !history.shrink(100));
+        assert_eq!(history.forgotten(), 300);
+        let age = |path: &[u8]| {
+            let mut event = Event::new(EventKind::Exec);
+            event.time = 3 * SECOND;
+            event.set_text(Field::ProgramName, path);
+            history.enrich(&mut event);
+            event.number(Field::FileAge)
+        };
+        assert_eq!([age(b"/299"), age(b"/300"), age(b"/399")], [None, Some(2), Some(2)]);
     }
 
     #[test]

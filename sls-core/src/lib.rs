@@ -18,6 +18,7 @@ mod event;
 mod event_clock;
 mod event_json;
 mod explain;
+mod governor;
 mod guard;
 mod history;
 mod hold;
@@ -72,6 +73,10 @@ pub use evaluate::{Decision, Matcher, TreeMatcher};
 pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
 pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, UnknownKeys};
 pub use explain::{ActionExplanation, Explanation, RuleExplanation, TestExplanation};
+pub use governor::{
+    CALM_WINDOWS, DEFAULT_CPU_PPM, DEFAULT_GOVERNOR_WINDOW, DEFAULT_MEMORY_BYTES, Economy, Governor, GovernorLimits,
+    MAX_CALM_WINDOWS, Retention, Usage,
+};
 pub use guard::{Guard, Guards, HOST_PID_NAMESPACE, Protected};
 pub use history::{DEFAULT_CHANGED_FILE_LIMIT, MAX_CRASHING_PROGRAMS, MAX_REPORTED_FILES};
 pub use hold::{HeldPath, HeldPaths, Hold, MAX_HELD_PATHS};
@@ -102,7 +107,7 @@ pub use probe_argument::{
 };
 pub use process_table::{
     DEFAULT_PROCESS_LIMIT, LATE_EVENT_TIME, MAX_LINGERING, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT,
-    ProcessRecord, ProcessRepair, ProcessTable, SPARE_STORED_TEXT,
+    MIN_PROCESS_LIMIT, ProcessRecord, ProcessRepair, ProcessTable, SPARE_STORED_TEXT,
 };
 pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;

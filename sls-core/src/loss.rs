@@ -13,7 +13,7 @@ use crate::event::EventKind;
 pub enum Lane {
     /// Processes that begin, end, or become another program or user, and whatever the kernel has already decided.
     Process,
-    /// What processes do: files, connections, memory, and the rest.
+    /// What processes do most of the time: files, connections, memory, and probes.
     Activity,
 }
 
@@ -27,6 +27,18 @@ impl Lane {
         match self {
             Self::Process => "process",
             Self::Activity => "activity",
+        }
+    }
+}
+
+impl Lane {
+    /// The lane of events of `kind` that the kernel has not decided about.
+    #[must_use]
+    pub fn of(kind: EventKind) -> Self {
+        use EventKind as E;
+        match kind {
+            E::File | E::Connect | E::Accept | E::Listen | E::Memory | E::Userfaultfd | E::Probe => Self::Activity,
+            _ => Self::Process,
         }
     }
 }

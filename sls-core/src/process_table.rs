@@ -3,6 +3,7 @@
 mod forest;
 mod image;
 mod record;
+mod shrink;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use crate::event::{Event, EventKind, MAX_ANCESTORS, ProcessKey, Value};
 use crate::schema::{Field, FieldSet};
 use forest::{Forest, NIL, Origin, State};
 use image::ProcessImage;
+use shrink::Shortening;
 
 pub(crate) use image::OF_PROGRAM;
 
@@ -24,6 +26,10 @@ pub use record::ProcessRecord;
 
 /// How many processes a table holds unless told otherwise.
 pub const DEFAULT_PROCESS_LIMIT: usize = 32_768;
+
+/// How many of these a table still holds when memory is short ([`Retention::FewProcesses`](crate::Retention::FewProcesses)),
+/// unless its limit is lower anyway.
+pub const MIN_PROCESS_LIMIT: usize = 4096;
 
 /// What the table tells of a process's parent and ancestors.
 pub(crate) const OF_LINEAGE: FieldSet = FieldSet::of(&[
@@ -103,6 +109,9 @@ const INIT: u32 = 1;
 /// ```
 pub struct ProcessTable {
     forest: Forest,
+    /// The limit while memory is not short.
+    full_limit: usize,
+    shortening: Option<Shortening>,
     /// What was put right so far, while all processes are gone through.
     repair: Option<ProcessRepair>,
 }
@@ -129,7 +138,8 @@ impl ProcessTable {
     /// A table for at most `limit` processes, but at least two: a process and its parent.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { forest: Forest::new(limit.clamp(2, NIL as usize)), repair: None }
+        let limit = limit.clamp(2, NIL as usize);
+        Self { forest: Forest::new(limit), full_limit: limit, shortening: None, repair: None }
     }
 
     /// Takes in what `event` tells about its acting process.
@@ -320,10 +330,28 @@ impl ProcessTable {
         self.len() == 0
     }
 
-    /// The most processes that the table holds.
+    /// The most processes that the table holds now.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.forest.limit()
+    }
+
+    /// Bytes of the texts that it keeps.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.forest.unknown_image().stored_bytes()
+    }
+
+    /// How many texts were cut to [`SPARE_STORED_TEXT`] for want of room.
+    #[must_use]
+    pub fn texts_cut(&self) -> u64 {
+        self.forest.unknown_image().texts_cut()
+    }
+
+    /// How many ended processes did not stay for late events as long as [`LATE_EVENT_TIME`], for want of room.
+    #[must_use]
+    pub fn left_early(&self) -> u64 {
+        self.forest.left_early()
     }
 
     /// How many processes had to leave because the table was full.

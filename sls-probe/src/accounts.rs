@@ -54,6 +54,12 @@ impl Accounts {
         self.groups.refresh();
     }
 
+    /// How many entries of both files have no room here, by the last look ([`MAX_ACCOUNTS`] for each).
+    #[must_use]
+    pub fn omitted(&self) -> u64 {
+        self.users.omitted + self.groups.omitted
+    }
+
     /// The name of a user.
     #[must_use]
     pub fn user(&self, uid: u32) -> Option<&[u8]> {
@@ -91,11 +97,13 @@ struct Database {
     names: HashMap<u32, Box<[u8]>>,
     /// Whether every name of the file is in `names`.
     complete: bool,
+    /// Entries of the file that had no room there.
+    omitted: u64,
 }
 
 impl Database {
     fn new(path: PathBuf) -> Self {
-        Self { path, version: None, names: HashMap::new(), complete: false }
+        Self { path, version: None, names: HashMap::new(), complete: false, omitted: 0 }
     }
 
     fn name(&self, id: u32) -> Option<&[u8]> {
@@ -111,6 +119,7 @@ impl Database {
         }
         self.version = version;
         self.complete = false;
+        self.omitted = 0;
         let Some(text) = read(&self.path) else {
             self.names.clear();
             return;
@@ -120,7 +129,8 @@ impl Database {
         for (id, name) in text.split(|byte| *byte == b'\n').filter_map(parse) {
             if self.names.len() == MAX_ACCOUNTS {
                 self.complete = false;
-                break;
+                self.omitted += 1;
+                continue;
             }
             // The first entry of an id is the one that getpwuid(3) gives.
             self.names.entry(id).or_insert_with(|| name.into());
@@ -189,6 +199,7 @@ mod tests {
         }
         fs::write(&passwd, text).unwrap();
         let accounts = Accounts::from_files(&passwd, dir.path().join("group"));
+        assert_eq!(accounts.omitted(), 1);
         let mut event = Event::new(EventKind::Exec);
         event.set_number(Field::Uid, MAX_ACCOUNTS as u64);
         accounts.fill(&mut event);

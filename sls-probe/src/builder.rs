@@ -9,7 +9,6 @@ use crate::error::ProbeError;
 use crate::group::{GROUPS, memory, security};
 use crate::hooks::HookFamily;
 use crate::kernel;
-use crate::lanes::lane_of;
 use crate::loader::LoadedProbe;
 use crate::protection::SelfProtection;
 use crate::record::KINDS;
@@ -185,7 +184,7 @@ impl ProbeBuilder {
             let keeps = PROCESS_KINDS.contains(&kind);
             !keeps
                 && (shedding >= Shedding::Telemetry && telemetry
-                    || shedding >= Shedding::Activity && lane_of(kind) == Lane::Activity)
+                    || shedding >= Shedding::Activity && Lane::of(kind) == Lane::Activity)
         };
         let bits = (0_u32..).zip(KINDS).filter(|(_, kind)| is_shed(*kind));
         bits.fold(0, |mask, (bit, _)| mask | 1 << bit)

@@ -35,6 +35,7 @@ pub use policies::{HeldQueue, PolicyDecider};
 use reader::Reader;
 pub use reader::{Decider, Screening};
 pub use stats::FanotifyStats;
+use stats::count;
 
 /// How long an operation waits for a verdict, unless told otherwise.
 pub const DEFAULT_DECISION_DEADLINE: Duration = Duration::from_millis(50);
@@ -259,6 +260,8 @@ impl Fanotify {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         if strangers.len() < MAX_STRANGERS {
             strangers.push(pid);
+        } else {
+            count(&self.waiting.counters.namespaces_dropped);
         }
         drop(strangers);
         let _ = rustix::io::write(&self.changed, &1_u64.to_ne_bytes());

@@ -53,7 +53,7 @@ impl HostInfo {
             kernel_version: line("/proc/sys/kernel/version"),
             // Names differ only for architectures that the probe does not serve.
             arch: ARCH.to_owned(),
-            cpu_count: cpus(&line("/sys/devices/system/cpu/online")),
+            cpu_count: online_cpus(),
             machine_id: Some(line("/etc/machine-id"))
                 .filter(|id| !id.is_empty())
                 .unwrap_or_else(|| line("/var/lib/dbus/machine-id")),
@@ -133,6 +133,11 @@ fn container_runtime() -> &'static str {
 
 fn line(path: &str) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// CPUs that are online; 0 if that is not known.
+pub(crate) fn online_cpus() -> u32 {
+    cpus(&line("/sys/devices/system/cpu/online"))
 }
 
 /// The CPUs in a list such as `0-3,8`.

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::errno::Errno;
-use sls_core::{EventKind, Lane};
 
 use crate::error::ProbeError;
 
@@ -37,23 +36,6 @@ const TIME_AT: usize = 8;
 
 /// Where the record of an activity says how far the other lane was filled.
 const POSITION_AT: usize = 40;
-
-/// The kinds whose records do not go by the lane of processes, unless the kernel has decided about what they tell
-/// (`ACTIVITY_KINDS` in `bpf/record.h`).
-const ACTIVITY_KINDS: [EventKind; 7] = [
-    EventKind::File,
-    EventKind::Connect,
-    EventKind::Accept,
-    EventKind::Listen,
-    EventKind::Memory,
-    EventKind::Userfaultfd,
-    EventKind::Probe,
-];
-
-/// The lane of events of `kind`.
-pub(crate) fn lane_of(kind: EventKind) -> Lane {
-    if ACTIVITY_KINDS.contains(&kind) { Lane::Activity } else { Lane::Process }
-}
 
 /// Both lanes.
 #[derive(Debug)]
@@ -254,6 +236,8 @@ fn lock(batch: &Mutex<Batch>) -> MutexGuard<'_, Batch> {
 
 #[cfg(test)]
 mod tests {
+    use sls_core::{EventKind, Lane};
+
     use super::*;
     use crate::record::KINDS;
 
@@ -311,7 +295,8 @@ mod tests {
         let mut in_programs: Vec<&str> =
             mask.split("RECORD_").skip(1).map(|rest| rest.split(' ').next().unwrap()).collect();
         let name = |kind: &EventKind| kind.name().to_uppercase();
-        let mut in_reader: Vec<String> = ACTIVITY_KINDS.iter().map(name).collect();
+        let mut in_reader: Vec<String> =
+            KINDS.iter().filter(|kind| Lane::of(**kind) == Lane::Activity).map(name).collect();
         in_programs.sort_unstable();
         in_reader.sort_unstable();
         assert_eq!(in_programs, in_reader);

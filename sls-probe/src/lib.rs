@@ -25,6 +25,7 @@ mod protection;
 mod record;
 mod reread;
 mod resolve;
+mod resources;
 mod room;
 mod snapshot;
 mod support;
@@ -55,6 +56,7 @@ pub use protection::{
     MAX_EXEMPT_PROGRAMS, MAX_TAMPER_ATTEMPTS, SelfProtection, TamperAttempt, TamperReport, Tampering,
 };
 pub use record::RecordError;
+pub use resources::{OwnCgroup, resource_usage};
 pub use room::{
     CgroupBudget, DEFAULT_RING_BYTES, MAX_CGROUP_BUDGETS, MAX_LANE_BYTES, MAX_RING_BYTES, MIN_LANE_BYTES,
     MIN_RING_BYTES,

@@ -8,7 +8,6 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use sls_core::{Event, EventKind, Lane, Loss, LossCause};
 
 use crate::error::ProbeError;
-use crate::lanes::lane_of;
 use crate::loader::{LOST, LoadedObject};
 use crate::record;
 
@@ -142,11 +141,11 @@ impl Losses {
                     }
                 };
                 // What was refused comes by the first lane, whatever it is.
-                if lane_of(kind) == Lane::Process {
+                if Lane::of(kind) == Lane::Process {
                     tell(Lane::Process, new(0) + new(1));
                 } else {
                     tell(Lane::Process, new(1));
-                    tell(lane_of(kind), new(0));
+                    tell(Lane::of(kind), new(0));
                 }
             }
         }

@@ -103,6 +103,8 @@ struct Loaded {
     directories: Option<Directories>,
     /// What each policy was allowed last.
     allowed: BTreeMap<u16, u64>,
+    /// Files that were forgotten, because too many have had the same path.
+    forgotten: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -215,6 +217,20 @@ impl KernelTier {
     /// When the kernel refuses.
     pub fn resolve(&self) -> Result<(), TierError> {
         self.shared.resolve(&mut lock(&self.shared.loaded), &everything())
+    }
+
+    /// How many files the tier forgot that have had a path which a policy names, and may be there under other names: of
+    /// each path it remembers the last eight.
+    #[must_use]
+    pub fn files_forgotten(&self) -> u64 {
+        lock(&self.shared.loaded).forgotten
+    }
+
+    /// How many directories of files that policies name are not watched now, for want of room: which
+    /// files are there is looked up now and then only.
+    #[must_use]
+    pub fn directories_unwatched(&self) -> usize {
+        lock(&self.shared.loaded).directories.as_ref().map_or(0, Directories::unwatched)
     }
 
     /// What a record says was done.
@@ -359,7 +375,7 @@ impl Shared {
     /// Looks up which files have the paths that policies name; all of them, or those that changed. One that is renamed, or of
     /// which another link is left, is still the file that a policy named.
     fn resolve(&self, loaded: &mut Loaded, changes: &Changes) -> Result<(), TierError> {
-        let Loaded { generation, image, files, identities, directories, .. } = loaded;
+        let Loaded { generation, image, files, identities, directories, forgotten, .. } = loaded;
         for known in identities.values_mut() {
             known.retain(|file| !changes.gone.contains(file));
         }
@@ -379,6 +395,7 @@ impl Shared {
             }
             let over = known.len().saturating_sub(MAX_FORMER_FILES);
             known.drain(..over);
+            *forgotten += over as u64;
         }
         let mut now: BTreeMap<Identity, Entry> = BTreeMap::new();
         for (path, known) in identities.iter() {

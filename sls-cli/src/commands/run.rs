@@ -1,6 +1,8 @@
 //! `sls run`: the daemon.
 
 mod alerts;
+mod counters;
+mod governor;
 mod hold;
 mod kernel_tier;
 mod losses;
@@ -22,6 +24,8 @@ use sls_core::{Engine, EngineStats, Event, EventKind, EventSource, GuardedPlanne
 use sls_probe::{HostInfo, Probe};
 use tracing_subscriber::EnvFilter;
 
+use self::counters::Counters;
+use self::governor::Governing;
 use self::hold::Holding;
 use self::kernel_tier::TierKeeper;
 use self::losses::Losses;
@@ -120,8 +124,10 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let mut losses = Losses::default();
     let mut haste = Haste::default();
     let mut tampering = protection::Tampering::default();
+    let mut governing = Governing::start(&settings.config);
+    let mut counters = Counters::default();
     while let Some(wait) = until.wait(IDLE_POLL) {
-        let wait = wait.min(haste.pause(engine.stats()));
+        let wait = wait.min(haste.pause(engine.stats())).min(governing.pause());
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
             let policies = Arc::new(policies);
@@ -156,11 +162,14 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.look(&mut probe, &mut engine, &alerts);
         tampering.report(&mut probe);
+        governing.govern(&mut probe, &mut engine, |pending| alerts.send(pending));
+        counters.log(&engine, &probe, holding.stats(), alerts.lost());
         if status == SourceStatus::Ended || alerts.ended() {
             break;
         }
     }
     // Nothing waits for a sensor that ends.
+    let held = holding.stats();
     drop(holding);
     // What happened up to now is still reported.
     drain(&mut probe, &mut |event| {
@@ -168,6 +177,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     })?;
     losses.finish(&mut probe, &mut engine, &alerts);
     tampering.report_now(&mut probe);
+    Counters::log_at_end(&engine, &probe, held, alerts.lost());
     // Detaching takes the kernel some seconds, for which no alert has to wait.
     alerts.finish()?;
     drop(probe);
@@ -182,6 +192,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         warm_up_held = stats.warm_up_held,
         pursued = stats.pursued,
         tampering_refused = tampering.refused(),
+        load_changes = governing.changes(),
         "stopped"
     );
     Ok(Answer::Yes)

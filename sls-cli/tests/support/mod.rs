@@ -198,6 +198,11 @@ impl Sensor {
         self.alerts().wait(&format!("alert about {pid}"), |alert| pid_of(alert) == Some(pid))
     }
 
+    /// The first alert of which this is true.
+    pub(crate) fn alert_where(&self, what: &str, wanted: impl Fn(&Alert) -> bool) -> Alert {
+        self.alerts().wait(what, wanted)
+    }
+
     /// All alerts so far.
     pub(crate) fn alerts_now(&self) -> Vec<Alert> {
         self.alerts().all()

@@ -14,19 +14,26 @@ pub(crate) const CHANGES: &[&str] = &["CREATE", "OPEN_WRITE", WRITE, "TRUNCATE",
 
 const WRITE: &str = "WRITE";
 
+/// The most that is forgotten with one event.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
 /// Changed files by identity and by path, the latest change last. Both, for a source may not know the one, and a script
 /// has only the other.
 #[derive(Debug)]
 pub(super) struct ChangedFiles {
     times: LruCache<u64, u64>,
     limit: usize,
+    /// The limit while memory is not short.
+    full_limit: usize,
+    /// The time of the last change.
+    now: u64,
     /// None if nobody asks.
     longest: Option<Duration>,
 }
 
 impl ChangedFiles {
     pub(super) fn new(limit: usize) -> Self {
-        Self { times: LruCache::unbounded(), limit, longest: None }
+        Self { times: LruCache::unbounded(), limit, full_limit: limit, now: 0, longest: None }
     }
 
     /// How long a change matters; none if no policy asks, which forgets all.
@@ -91,13 +98,30 @@ impl ChangedFiles {
                 self.times.push(key, event.time);
             }
         }
-        self.make_room(event.time, longest)
+        self.now = event.time;
+        self.make_room(longest)
     }
 
-    fn make_room(&mut self, now: u64, longest: Duration) -> u64 {
+    /// Remembers a quarter, if `few`.
+    pub(super) fn keep_few(&mut self, few: bool) {
+        self.limit = if few { self.full_limit / 4 } else { self.full_limit };
+    }
+
+    /// Forgets at most `steps` that are too much: how many of them still mattered, and whether there are more.
+    pub(super) fn shrink(&mut self, steps: usize) -> (u64, bool) {
+        let longest = self.longest.unwrap_or_default();
+        let surplus = self.times.len().saturating_sub(self.limit);
+        let gone = (0..surplus.min(steps)).map_while(|_| self.times.pop_lru());
+        let forgotten = gone.filter(|(_, time)| within(*time, self.now, longest)).count();
+        (forgotten as u64, surplus > steps)
+    }
+
+    /// An event brings at most two; so this keeps up, also with a limit that was lowered, and never takes long.
+    fn make_room(&mut self, longest: Duration) -> u64 {
         let mut forgotten = 0;
-        while let Some((_, time)) = self.times.peek_lru() {
-            let matters = within(*time, now, longest);
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let Some((_, time)) = self.times.peek_lru() else { break };
+            let matters = within(*time, self.now, longest);
             if matters && self.times.len() <= self.limit {
                 break;
             }

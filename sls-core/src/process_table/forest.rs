@@ -106,6 +106,8 @@ pub(super) struct Forest {
     queues: [Queue; 3],
     // Exited processes without children that stay for a while.
     leaving: VecDeque<Leaving>,
+    // How many of these left before their time.
+    left_early: u64,
     // Passes begun so far.
     pass: u32,
     // The latest time of an event, in nanoseconds since boot.
@@ -135,6 +137,7 @@ impl Forest {
             by_pid: HashMap::new(),
             queues: [Queue { head: NIL, tail: NIL }; 3],
             leaving: VecDeque::new(),
+            left_early: 0,
             pass: 0,
             latest: 0,
             pinned: NIL,
@@ -148,6 +151,37 @@ impl Forest {
 
     pub(super) fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Holds at most `limit` from now on. What is too much goes with [`Forest::shrink`], and as others come.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Lets at most `steps` go that are too much; whether there are more.
+    pub(super) fn shrink(&mut self, steps: usize) -> bool {
+        for _ in 0..steps {
+            if self.len <= self.limit {
+                break;
+            }
+            if !self.let_go() {
+                self.evict();
+            }
+        }
+        self.len > self.limit
+    }
+
+    /// How many slots there are, vacant ones included.
+    pub(super) fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_vacant(&self, slot: usize) -> bool {
+        self.entries[slot].state == State::Vacant
+    }
+
+    pub(super) fn left_early(&self) -> u64 {
+        self.left_early
     }
 
     pub(super) fn evicted(&self) -> u64 {
@@ -212,8 +246,13 @@ impl Forest {
     }
 
     fn insert_pinned(&mut self, key: ProcessKey, image: Arc<ProcessImage>, state: State, parent: u32) -> u32 {
-        while self.len >= self.limit && self.let_go() {}
-        if self.len >= self.limit {
+        // Also above a limit that was lowered, it only has to be one more that goes than comes: nobody waits for all.
+        let full = self.len.max(self.limit);
+        while self.len >= full && self.let_go() {}
+        if self.len >= full {
+            self.evict();
+        }
+        if self.len > self.limit {
             self.evict();
         }
         let index = self.occupy(key, image, state);
@@ -391,7 +430,8 @@ impl Forest {
 
     /// Lets go of the process that has ended first, of those that stay for a while; false if there is none.
     fn let_go(&mut self) -> bool {
-        let Some(Leaving { index, pid, .. }) = self.leaving.pop_front() else { return false };
+        let Some(Leaving { index, pid, until }) = self.leaving.pop_front() else { return false };
+        self.left_early += u64::from(until > self.latest);
         // It may have had to leave before.
         if self[index].key.pid == pid && self[index].state == State::Exited {
             self.settle(index);

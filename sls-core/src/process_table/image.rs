@@ -1,7 +1,7 @@
 //! What is known of a process beside its identity. It does not change, so a forked child shares it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::event::{Event, EventKind, Value};
 use crate::schema::{Field, FieldKind, FieldSet};
@@ -108,27 +108,38 @@ pub(super) struct ProcessImage {
     since: u64,
     /// When an event told the program last.
     told_at: u64,
-    stored: StoredBytes,
+    stored: Arc<Stored>,
 }
 
-/// Bytes that all images of a table have together.
-#[derive(Clone, Debug, Default)]
-struct StoredBytes(Arc<AtomicUsize>);
+/// What all images of a table share.
+#[derive(Debug, Default)]
+struct Stored {
+    /// Bytes of texts that they have together.
+    bytes: AtomicUsize,
+    /// Whether texts are kept short however few there are.
+    short: AtomicBool,
+    /// Texts that were kept short.
+    cut: AtomicU64,
+}
 
-impl StoredBytes {
+impl Stored {
     /// The most bytes of `field` to keep now.
     fn limit(&self, field: Field) -> usize {
         match field {
-            _ if self.0.load(Ordering::Relaxed) > MAX_STORED_BYTES => SPARE_STORED_TEXT,
+            _ if self.is_sparing() => SPARE_STORED_TEXT,
             Field::ProgramArguments => MAX_STORED_ARGUMENTS,
             _ => MAX_STORED_TEXT,
         }
+    }
+
+    fn is_sparing(&self) -> bool {
+        self.short.load(Ordering::Relaxed) || self.bytes.load(Ordering::Relaxed) > MAX_STORED_BYTES
     }
 }
 
 impl Drop for ProcessImage {
     fn drop(&mut self) {
-        self.stored.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.stored.bytes.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 
@@ -256,6 +267,48 @@ impl ProcessImage {
         })
     }
 
+    /// Keeps texts short from now on in all images of its table that are made, however few there are.
+    pub(super) fn keep_short(&self, short: bool) {
+        self.stored.short.store(short, Ordering::Relaxed);
+    }
+
+    /// Bytes of texts that all images of its table have together.
+    pub(super) fn stored_bytes(&self) -> usize {
+        self.stored.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many texts were cut to [`SPARE_STORED_TEXT`].
+    pub(super) fn texts_cut(&self) -> u64 {
+        self.stored.cut.load(Ordering::Relaxed)
+    }
+
+    /// The same with texts of at most [`SPARE_STORED_TEXT`]; none if it has no longer ones.
+    pub(super) fn shortened(&self) -> Option<Self> {
+        let long = |slot: &usize| self.text(*slot).len() > SPARE_STORED_TEXT;
+        let cut = (0..TEXTS.len()).filter(long).count();
+        if cut == 0 {
+            return None;
+        }
+        let mut image =
+            Self { bytes: Box::default(), argument_ends: Box::default(), stored: self.stored.clone(), ..*self };
+        let mut bytes = Vec::with_capacity(TEXTS.len() * SPARE_STORED_TEXT);
+        for (slot, field) in TEXTS.into_iter().enumerate() {
+            let (text, is_cut) = clip(field, self.text(slot), SPARE_STORED_TEXT);
+            if is_cut {
+                image.truncated.insert(field);
+            }
+            if field == Field::ProgramArguments {
+                image.argument_ends = ends(self.arguments(), text.len());
+            }
+            bytes.extend_from_slice(text);
+            image.ends[slot] = bytes.len() as u32;
+        }
+        self.stored.cut.fetch_add(cut as u64, Ordering::Relaxed);
+        self.stored.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        image.bytes = bytes.into_boxed_slice();
+        Some(image)
+    }
+
     fn text(&self, slot: usize) -> &[u8] {
         let start = if slot == 0 { 0 } else { self.ends[slot - 1] };
         &self.bytes[start as usize..self.ends[slot] as usize]
@@ -315,6 +368,9 @@ impl ProcessImage {
             let replaced = exec && slot < REPLACED;
             let news = if replaced { self.kept(field, event) } else { self.news(field, event) };
             if let Some((text, truncated)) = news {
+                if self.stored.is_sparing() && is_longer(event.value(field), SPARE_STORED_TEXT) {
+                    self.stored.cut.fetch_add(1, Ordering::Relaxed);
+                }
                 bytes.extend_from_slice(text);
                 image.present.insert(field);
                 if truncated {
@@ -365,7 +421,7 @@ impl ProcessImage {
                 _ => image.keep(self, field),
             }
         }
-        image.stored.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        image.stored.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
         image.bytes = bytes.into_boxed_slice();
         image
     }
@@ -388,6 +444,10 @@ impl ProcessImage {
         let new = TEXTS.iter().filter_map(|field| self.kept(*field, event)).map(|(text, _)| text.len()).sum::<usize>();
         new + self.bytes.len()
     }
+}
+
+fn is_longer(value: Value<'_>, limit: usize) -> bool {
+    matches!(value, Value::Text { bytes, .. } if bytes.len() > limit)
 }
 
 /// The part of a text that is kept, and whether it is only a part. Of a path that is the end.

@@ -222,9 +222,15 @@ impl Marks {
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
             let Some((pid, inode)) = pid.and_then(|pid| Some((pid, namespace_of(pid)?))) else { continue };
-            if known.len() < MAX_MOUNT_NAMESPACES && known.insert(inode) {
-                self.namespaces.push(Namespace { inode, pid: Some(pid) });
+            if known.contains(&inode) {
+                continue;
             }
+            if known.len() >= MAX_MOUNT_NAMESPACES {
+                count(&self.waiting.counters.namespaces_forgotten);
+                continue;
+            }
+            known.insert(inode);
+            self.namespaces.push(Namespace { inode, pid: Some(pid) });
         }
     }
 
@@ -237,6 +243,7 @@ impl Marks {
             None => {
                 if self.namespaces.len() >= MAX_MOUNT_NAMESPACES {
                     self.namespaces.remove(1);
+                    count(&self.waiting.counters.namespaces_forgotten);
                 }
                 self.namespaces.push(Namespace { inode, pid: Some(pid) });
             }

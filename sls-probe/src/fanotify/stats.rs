@@ -36,6 +36,8 @@ counters! {
     unreadable "Questions that could not be read; the kernel refuses such an operation.";
     takeovers "Times that the keeper had to read for the reader, which was stuck.";
     marks_failed "Files and file systems that should be watched and could not.";
+    namespaces_dropped "Processes whose mount namespaces were not looked into, because too many waited for that.";
+    namespaces_forgotten "Mount namespaces that are no longer looked into, for want of room ([`MAX_MOUNT_NAMESPACES`](crate::MAX_MOUNT_NAMESPACES)).";
     namespaces_seen "Mount namespaces that were looked into because somebody told of them.";
 }
 

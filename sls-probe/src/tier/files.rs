@@ -25,6 +25,8 @@ pub(crate) struct Directories {
     inotify: OwnedFd,
     watched: BTreeMap<i32, PathBuf>,
     files: BTreeMap<i32, Identity>,
+    /// How many directories there are beyond [`MAX_DIRECTORIES`].
+    unwatched: usize,
 }
 
 /// What changed.
@@ -41,7 +43,12 @@ pub(crate) struct Changes {
 impl Directories {
     pub(crate) fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Self { inotify, watched: BTreeMap::new(), files: BTreeMap::new() })
+        Ok(Self { inotify, watched: BTreeMap::new(), files: BTreeMap::new(), unwatched: 0 })
+    }
+
+    /// How many directories had no room by the last look.
+    pub(crate) fn unwatched(&self) -> usize {
+        self.unwatched
     }
 
     /// Watches the directories that these paths are in, as far as they exist, and no others.
@@ -51,6 +58,7 @@ impl Directories {
         let directories: BTreeSet<&Path> =
             paths.filter_map(|path| Path::new(OsStr::from_bytes(path)).parent()).collect();
         let mut watched = BTreeMap::new();
+        self.unwatched = directories.len().saturating_sub(MAX_DIRECTORIES);
         for directory in directories.into_iter().take(MAX_DIRECTORIES) {
             // One that does not exist is tried again.
             if let Ok(watch) = inotify::add_watch(&self.inotify, directory, changes | own) {
@@ -139,4 +147,19 @@ pub(crate) fn wait(changes: Option<&OwnedFd>, stop: &OwnedFd, timeout: &Timespec
 pub(crate) fn identity(path: &[u8]) -> Option<Identity> {
     let meta = fs::symlink_metadata(OsStr::from_bytes(path)).ok()?;
     meta.is_file().then(|| (meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_beyond_the_limit_are_counted() {
+        let mut directories = Directories::new().unwrap();
+        let paths: Vec<_> = (0..MAX_DIRECTORIES + 4).map(|number| format!("/nowhere/{number}/file")).collect();
+        directories.watch(paths.iter().map(String::as_bytes));
+        assert_eq!(directories.unwatched(), 4);
+        directories.watch(paths[..10].iter().map(String::as_bytes));
+        assert_eq!(directories.unwatched(), 0);
+    }
 }

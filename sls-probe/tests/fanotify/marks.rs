@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use sls_core::Field;
-use sls_probe::{Fanotify, FanotifyWatch, WatchScope};
+use sls_probe::{Fanotify, FanotifyWatch, MAX_MOUNT_NAMESPACES, WatchScope};
 
 use crate::common::patience;
 use crate::support::{BLOCKED, FINE, Launcher, Ran, Room, deny_if, mount_tmpfs, offered, patient};
@@ -158,6 +158,44 @@ fn files_of_other_mount_namespaces_are_watched() {
             assert_eq!(run.join().unwrap(), Ran::Exited(126), "{scope:?} {told}");
         });
     }
+}
+
+#[test]
+fn namespaces_without_room_are_counted() {
+    if !offered() {
+        return;
+    }
+    let fanotify = patient().start(deny_if(|_| false)).unwrap();
+    let deadline = Instant::now() + patience();
+    while fanotify.stats().namespaces_dropped == 0 {
+        assert!(Instant::now() < deadline, "{:?}", fanotify.stats());
+        fanotify.see_namespace_of(std::process::id());
+    }
+    assert_eq!(fanotify.stats().namespaces_forgotten, 0);
+
+    let launcher = Launcher::start();
+    let room = Room::new();
+    let script = format!(
+        "i=0; while [ $i -lt {} ]; do unshare -m sh -c ': > {room}/ready; while [ ! -e {room}/go ]; do sleep 1; done' & \
+         i=$((i+1)); done; wait",
+        MAX_MOUNT_NAMESPACES + 8,
+        room = room.path().display()
+    );
+    std::thread::scope(|threads| {
+        let run = threads.spawn(|| launcher.shell(&script));
+        let deadline = Instant::now() + patience();
+        while fanotify.stats().namespaces_forgotten == 0 {
+            if Instant::now() >= deadline {
+                break;
+            }
+            // Whatever is watched, it looks for namespaces then.
+            fanotify.watch(&[FanotifyWatch::exec(WatchScope::File(room.join("nothing")))]);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        fs::write(room.join("go"), "").unwrap();
+        assert_eq!(run.join().unwrap(), Ran::Exited(0));
+    });
+    assert!(fanotify.stats().namespaces_forgotten > 0);
 }
 
 /// A process that has a file which this one has not.

@@ -338,6 +338,25 @@ fn a_file_that_replaces_a_named_one_is_known_by_its_links() {
 }
 
 #[test]
+fn of_a_name_the_last_files_are_remembered_and_the_others_counted() {
+    let (_dir, dir) = open_dir();
+    let victim = victim::write(&dir, "victim");
+    let marks = Marks::new(&dir);
+    let watch = enforcing(&killing("Victims", &program(&victim)));
+    for number in 0..10 {
+        let link = dir.join(format!("former {number}"));
+        fs::hard_link(&victim, &link).unwrap();
+        fs::rename(victim::write(&dir, "new"), &victim).unwrap();
+        tier(&watch).resolve().unwrap();
+    }
+    // Eleven files have had the name, of which eight are known.
+    assert_eq!(tier(&watch).files_forgotten(), 3);
+    assert_eq!(run(&victim, &marks).signal(), KILLED);
+    assert_eq!(run(&dir.join("former 9"), &marks).signal(), KILLED);
+    assert!(run(&dir.join("former 0"), &marks).success());
+}
+
+#[test]
 fn an_inode_that_is_used_again_is_another_file() {
     let (_dir, dir) = open_dir();
     let victim = victim::write(&dir, "victim");

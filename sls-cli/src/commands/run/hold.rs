@@ -22,6 +22,8 @@ struct Listener {
     queue: HeldQueue,
     namespaces: HashSet<u32>,
     reported: FanotifyStats,
+    /// Namespaces that were forgotten.
+    forgotten: u64,
 }
 
 impl Holding {
@@ -44,7 +46,7 @@ impl Holding {
             let fanotify = Fanotify::builder().start(decider)?;
             probe.return_on(&queue).context("cannot wait for held operations")?;
             let (namespaces, reported) = (HashSet::new(), FanotifyStats::default());
-            self.listener = Some(Listener { fanotify, queue, namespaces, reported });
+            self.listener = Some(Listener { fanotify, queue, namespaces, reported, forgotten: 0 });
         }
         if let Some(listener) = &self.listener {
             listener.queue.set_policies(policies);
@@ -57,6 +59,12 @@ impl Holding {
         Ok(())
     }
 
+    /// What the listener has done, and how many mount namespaces were forgotten here.
+    pub(super) fn stats(&self) -> (FanotifyStats, u64) {
+        let stats = |listener: &Listener| (listener.fanotify.stats(), listener.forgotten);
+        self.listener.as_ref().map_or_else(Default::default, stats)
+    }
+
     /// Tells the listener of mount namespaces that it may not know.
     pub(super) fn see(&mut self, event: &Event) {
         if let (Some(listener), EventKind::Exec, Some(namespace)) =
@@ -64,6 +72,7 @@ impl Holding {
             && !listener.namespaces.contains(&namespace)
         {
             if listener.namespaces.len() >= MAX_NAMESPACES {
+                listener.forgotten += listener.namespaces.len() as u64;
                 listener.namespaces.clear();
             }
             listener.namespaces.insert(namespace);

@@ -5,23 +5,30 @@ use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use sls_core::{HostName, PolicySet};
 
-/// The thread that resolves names.
-pub(super) struct Resolver(Sender<Arc<PolicySet>>);
+/// The thread that resolves names. Of policies that it has no time for, only the newest wait.
+pub(super) struct Resolver {
+    sender: Sender<Arc<PolicySet>>,
+    waiting: Receiver<Arc<PolicySet>>,
+}
 
 impl Resolver {
     pub(super) fn start() -> anyhow::Result<Self> {
-        let (sender, receiver) = unbounded();
+        let (sender, receiver) = bounded(1);
+        let waiting = receiver.clone();
         std::thread::Builder::new().name("sls-resolve".into()).spawn(move || run(&receiver))?;
-        Ok(Self(sender))
+        Ok(Self { sender, waiting })
     }
 
     /// Resolves the names of these policies from now on, and no others.
     pub(super) fn resolve(&self, policies: &Arc<PolicySet>) {
-        // The thread ends with this sender only.
-        let _ = self.0.send(policies.clone());
+        if let Err(TrySendError::Full(policies)) = self.sender.try_send(policies.clone()) {
+            let _ = self.waiting.try_recv();
+            // Nobody else sends, so there is room now.
+            let _ = self.sender.try_send(policies);
+        }
     }
 }
 
@@ -93,6 +100,17 @@ impl Resolution {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_newest_policies_wait() {
+        let (sender, waiting) = bounded(1);
+        let resolver = Resolver { sender, waiting };
+        let [first, second] = [(); 2].map(|()| Arc::new(PolicySet::default()));
+        resolver.resolve(&first);
+        resolver.resolve(&second);
+        assert!(Arc::ptr_eq(&resolver.waiting.try_recv().unwrap(), &second));
+        assert!(resolver.waiting.is_empty());
+    }
 
     #[test]
     fn names_are_resolved_and_resolved_again_after_a_reload() {
