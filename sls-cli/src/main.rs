@@ -13,6 +13,7 @@ mod policies;
 mod privileges;
 mod render;
 mod responders;
+mod service_manager;
 
 use std::process::ExitCode;
 

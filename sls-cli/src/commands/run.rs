@@ -34,6 +34,7 @@ use crate::policies::Documents;
 use crate::privileges;
 use crate::render;
 use crate::responders::{ResponderSettings, supported};
+use crate::service_manager::ServiceManager;
 
 /// How long the sensor sleeps when nothing happens, before it looks for a reload or a signal to stop.
 const IDLE_POLL: Duration = Duration::from_millis(400);
@@ -51,6 +52,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let utc_offset = time::UtcOffset::current_local_offset().map_or(0, time::UtcOffset::whole_seconds);
     init_log();
     let stopped = stop_signals()?;
+    let manager = ServiceManager::of_environment();
     let keep_capabilities = args.keep_capabilities;
     // `sls rearm` sends it.
     let rearm = Arc::new(AtomicBool::new(false));
@@ -66,7 +68,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     }
     let capabilities = capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies);
     // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
-    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
+    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone(), manager.clone())?;
     let policies = settings
         .documents
         .load_for_this_host(capabilities)
@@ -114,13 +116,17 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let resolver = resolve::Resolver::start()?;
     resolver.resolve(engine.policies());
     let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
+    let mut watchdog = manager.watchdog();
+    let rest = watchdog.longest_rest(IDLE_POLL);
+    manager.ready(&status(&engine));
 
     let until = Until::new(stopped, settings.duration);
     let show_events = settings.show_events;
     let mut losses = Losses::default();
     let mut haste = Haste::default();
     let mut tampering = protection::Tampering::default();
-    while let Some(wait) = until.wait(IDLE_POLL) {
+    while let Some(wait) = until.wait(rest) {
+        watchdog.turned(|| status(&engine));
         let wait = wait.min(haste.pause(engine.stats()));
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
@@ -139,6 +145,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
                     "cannot watch what the new policies need: those loaded before stay in force"
                 ),
             }
+            manager.ready(&status(&engine));
         }
         if rearm.swap(false, Ordering::Relaxed) {
             engine.rearm();
@@ -160,6 +167,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
             break;
         }
     }
+    manager.stopping();
     // Nothing waits for a sensor that ends.
     drop(holding);
     // What happened up to now is still reported.
@@ -290,6 +298,13 @@ fn reload(engine: &mut Engine, policies: Arc<PolicySet>, resolver: &resolve::Res
         hash = engine.policies().hash(),
         "policies reloaded"
     );
+}
+
+/// How the sensor does, in a line for the service manager.
+fn status(engine: &Engine) -> String {
+    let EngineStats { events, lost, detections, .. } = engine.stats();
+    let policies = engine.policies().active().count();
+    format!("watching for {policies} policies; {events} events, {lost} lost, {detections} detections")
 }
 
 /// Says in one line what runs here.
