@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
-use sls_core::{BreakerLimits, Guard, Guards, MessageType};
+use sls_core::{BreakerLimits, Guard, Guards, Lane, MessageType};
+use sls_probe::{CgroupBudget, ProbeBuilder};
 
 use crate::args::message_type;
 use crate::output::OutputSpec;
@@ -50,10 +51,33 @@ pub(crate) struct Config {
     /// How long a policy that is new only dry-runs.
     #[serde(deserialize_with = "duration")]
     pub(crate) warm_up: Option<Duration>,
-    /// Bytes of the ring buffer, a power of two.
+    /// Bytes of both ring buffers together, a power of two.
     pub(crate) ring_bytes: Option<u32>,
+    /// Bytes of the ring of processes, a power of two, where that is not a half.
+    pub(crate) process_ring_bytes: Option<u32>,
+    /// The same of the ring of activities.
+    pub(crate) activity_ring_bytes: Option<u32>,
+    /// What one cgroup may send by a ring that fills.
+    pub(crate) cgroup_budgets: CgroupBudgets,
     /// The most processes that are remembered.
     pub(crate) process_limit: Option<usize>,
+}
+
+/// What one cgroup may send by a ring of which more than a half is filled, where that differs from the default.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct CgroupBudgets {
+    process: Option<CgroupBudgetConfig>,
+    activity: Option<CgroupBudgetConfig>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CgroupBudgetConfig {
+    bytes_per_second: u32,
+    /// Zero: no budget.
+    burst_bytes: u32,
 }
 
 /// Settings of the action `pause-container`.
@@ -105,6 +129,28 @@ impl Config {
             *quarantine = directory.join(&*quarantine);
         }
         Ok(config)
+    }
+
+    /// Gives the probe's lanes the room that they should have.
+    pub(crate) fn lanes(&self, mut builder: ProbeBuilder) -> ProbeBuilder {
+        if let Some(bytes) = self.ring_bytes {
+            builder = builder.ring_bytes(bytes);
+        }
+        let budgets = &self.cgroup_budgets;
+        let lanes = [
+            (Lane::Process, self.process_ring_bytes, budgets.process),
+            (Lane::Activity, self.activity_ring_bytes, budgets.activity),
+        ];
+        for (lane, bytes, budget) in lanes {
+            if let Some(bytes) = bytes {
+                builder = builder.lane_bytes(lane, bytes);
+            }
+            if let Some(budget) = budget {
+                let budget = CgroupBudget::new(budget.bytes_per_second, budget.burst_bytes);
+                builder = builder.cgroup_budget(lane, budget);
+            }
+        }
+        builder
     }
 
     /// The guards that it adds to others, but for those of cgroups, which are known only on the host.
