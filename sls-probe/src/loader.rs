@@ -154,6 +154,11 @@ impl LoadedObject {
         self.links.iter().map(|(_, link)| link)
     }
 
+    /// The same, to be changed, with what they attach.
+    pub(crate) fn links_mut(&mut self) -> impl Iterator<Item = (Hook, &mut Link)> {
+        self.links.iter_mut().map(|(hook, link)| (*hook, link))
+    }
+
     /// Whether all these are in the kernel.
     pub(crate) fn has(&self, hooks: &[Hook]) -> bool {
         hooks.iter().all(|hook| self.loaded.contains(hook))
