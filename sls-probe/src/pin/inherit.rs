@@ -141,15 +141,17 @@ impl Estate {
             };
             let name = self.names.lookup(&layout::number_key(verdicts.generation, verdict.policy), MapFlags::ANY);
             let enforced = name.ok().flatten().and_then(|name| tier.enforced_before(&name, verdict));
-            match enforced.filter(|_| inheritance.records.len() < MAX_INHERITED_EVENTS) {
-                Some(enforced) => {
+            match enforced {
+                Some(enforced) if inheritance.records.len() < MAX_INHERITED_EVENTS => {
                     taken.told += 1;
                     if is_new {
                         inheritance.twice.push((event.kind, event.process, event.time));
                     }
                     inheritance.records.push_back((bytes, enforced));
                 }
-                None => taken.untold += 1,
+                // The programs of this process tell it.
+                Some(_) if is_new => {}
+                _ => taken.untold += 1,
             }
         }
         let away = self.away.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok().flatten().unwrap_or_default();
