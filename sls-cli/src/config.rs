@@ -173,7 +173,39 @@ fn message_types<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Messa
 
 #[cfg(test)]
 mod tests {
+    use sls_probe::DEFAULT_RING_BYTES;
+
     use super::*;
+
+    /// What the documentation shows.
+    fn documented() -> Config {
+        let docs = include_str!("../../docs/policies.md");
+        let (_, section) = docs.split_once("## Configuration of the daemon").unwrap();
+        let (_, block) = section.split_once("```yaml\n").unwrap();
+        serde_yaml::from_str(block.split_once("```").unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn documented_sizes_of_the_lanes_are_the_default() {
+        let config = documented();
+        let half = DEFAULT_RING_BYTES / 2;
+        assert_eq!(config.ring_bytes, Some(DEFAULT_RING_BYTES));
+        assert_eq!((config.process_ring_bytes, config.activity_ring_bytes), (Some(half), Some(half)));
+        let budget = Some(CgroupBudgetConfig { bytes_per_second: half / 16, burst_bytes: half / 16 });
+        assert_eq!(config.cgroup_budgets, CgroupBudgets { process: budget, activity: budget });
+    }
+
+    #[test]
+    fn lanes_have_the_sizes_that_are_asked_for() {
+        let loaded = |text: &str| {
+            let config: Config = serde_yaml::from_str(text).unwrap();
+            config.lanes(sls_probe::Probe::builder()).load().unwrap_err().to_string()
+        };
+        assert!(loaded("ringBytes: 1000\n").contains("1000 bytes together"));
+        assert!(loaded("ringBytes: 1048576\nactivityRingBytes: 70000\n").contains("70000 bytes for the activity lane"));
+        assert!(loaded("processRingBytes: 1024\n").contains("1024 bytes for the process lane"));
+        assert!(serde_yaml::from_str::<Config>("cgroupBudgets: {process: {burstBytes: 1}}\n").is_err());
+    }
 
     #[test]
     fn keys_are_checked() {

@@ -296,19 +296,23 @@ INLINE void fill_current(struct record *r, u8 kind)
 	bpf_probe_read_kernel(r->comm, sizeof(r->comm), task + field_offset(struct task_struct, comm));
 }
 
-/* Which budget a process lives on. */
+/* Which budget a process lives on: where there are two hierarchies, that of both its places. */
+INLINE u64 budget(u64 cgroup, u32 legacy)
+{
+	return cgroup ^ (u64)legacy << 32;
+}
+
 INLINE u64 current_budget(void)
 {
 	void *task = (void *)bpf_get_current_task();
 	void *cgroup = read(struct css_set, read(struct task_struct, task, cgroups), dfl_cgrp);
-	u32 legacy = legacy_cgroup_of(task);
 
-	return legacy ? legacy : read(struct kernfs_node, read(struct cgroup, cgroup, kn), id);
+	return budget(read(struct kernfs_node, read(struct cgroup, cgroup, kn), id), legacy_cgroup_of(task));
 }
 
 INLINE u64 budget_of(struct record *r)
 {
-	return r->legacy_cgroup ? r->legacy_cgroup : r->cgroup_id;
+	return budget(r->cgroup_id, r->legacy_cgroup);
 }
 
 /* Takes `bytes` from what a cgroup may use of a lane that fills. Yes if that was used up. Processors that do this at the same

@@ -306,9 +306,7 @@ INLINE bool is_crash(u32 exit_status)
 
 INLINE u64 budget_of_task(struct task_struct *task)
 {
-	u32 legacy = legacy_cgroup_of(task);
-
-	return legacy ? legacy : task->cgroups->dfl_cgrp->kn->id;
+	return budget(task->cgroups->dfl_cgrp->kn->id, legacy_cgroup_of(task));
 }
 
 /* A record without strings. */

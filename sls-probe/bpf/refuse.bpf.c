@@ -252,13 +252,14 @@ INLINE int decide(struct decision *d, u32 slot)
 	return conclude(d, slot);
 }
 
+/* What comes again is the exception: so the compiler has the loop end in a jump, and Linux 5.10 takes no other loops. */
 #define REPEATED(kind, attempt)                                    \
 	({                                                     \
 		int outcome_ = AGAIN;                          \
 		_Pragma("clang loop unroll(disable)")          \
 		for (int i_ = 0; i_ < ATTEMPTS; i_++) {        \
 			outcome_ = attempt;                    \
-			if (outcome_ != AGAIN)                 \
+			if (__builtin_expect(outcome_ != AGAIN, 1)) \
 				break;                         \
 		}                                              \
 		if (outcome_ == AGAIN)                         \

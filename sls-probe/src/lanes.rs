@@ -3,8 +3,8 @@
 //! Each lane comes in the order in which records were finished. What an activity presupposes (the process, the program that it
 //! executes) was in the other lane before the activity was recorded, and the record of the activity says how far that lane was
 //! filled then: it waits until that much has been read. So no event comes before those that it follows from. What was copied
-//! out of a ring waits here, and is not lost. The other way round, an execution does not wait for activities that are still in
-//! their ring; of what has been read, the older comes first.
+//! out of a ring waits here, and is not lost. The other way round, of what has been read the older comes first, and activities
+//! are read last: an execution comes after what its process did before, but it does not wait for a backlog of activities.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,9 +75,10 @@ impl Lanes {
 
     /// Takes records out of both rings. Returns whether there may be more.
     pub(crate) fn read(&mut self) -> Result<bool, ProbeError> {
-        // First, so that what these follow is read afterwards.
-        let more = if self.activity.taken.is_empty() { self.activity.read()? } else { true };
-        Ok(self.process.read()? || more)
+        // Activities afterwards, so that what went before the end or the next program of a process is read with it. What they
+        // follow themselves, they wait for.
+        let more = self.process.read()?;
+        Ok(self.activity.read()? || more)
     }
 
     /// Whether an activity waits for what it follows.
@@ -140,6 +141,7 @@ struct LaneReader {
     ring: RingBuffer<'static>,
     /// Where the ring's callback puts records.
     filled: Arc<Mutex<Batch>>,
+    batch_bytes: usize,
     taken: Batch,
     /// Bytes that were read since the start, as the kernel counts them.
     position: u64,
@@ -153,18 +155,19 @@ impl LaneReader {
         let mut rings = RingBufferBuilder::new();
         rings.add(map, move |bytes| lock(&callback).push(bytes, batch_bytes)).map_err(error)?;
         let ring = rings.build().map_err(error)?;
-        Ok(Self { ring, filled, taken: Batch::default(), position: 0 })
+        Ok(Self { ring, filled, batch_bytes, taken: Batch::default(), position: 0 })
     }
 
-    /// Copies records out of the ring. Returns whether there may be more.
+    /// Copies records out of the ring, behind those that wait. Returns whether there may be more.
     fn read(&mut self) -> Result<bool, ProbeError> {
-        let result = self.ring.consume_raw();
-        let mut filled = lock(&self.filled);
-        self.position += mem::take(&mut filled.ring_bytes);
-        if self.taken.is_empty() {
-            self.taken.clear();
-            mem::swap(&mut *filled, &mut self.taken);
+        self.taken.forget_given();
+        if self.taken.bytes.len() >= self.batch_bytes {
+            return Ok(true);
         }
+        mem::swap(&mut *lock(&self.filled), &mut self.taken);
+        let result = self.ring.consume_raw();
+        mem::swap(&mut *lock(&self.filled), &mut self.taken);
+        self.position += mem::take(&mut self.taken.ring_bytes);
         match result {
             0.. => Ok(false),
             BATCH_FULL => Ok(true),
@@ -210,9 +213,13 @@ impl Batch {
         self.bytes.get(start..end)
     }
 
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
+    /// Moves what was not given yet to the front.
+    fn forget_given(&mut self) {
+        let Some(last) = self.given.checked_sub(1) else { return };
+        let start = self.ends.get(last).copied().unwrap_or(self.bytes.len());
+        self.bytes.drain(..start);
+        self.ends.drain(..self.given);
+        self.ends.iter_mut().for_each(|end| *end -= start);
         self.given = 0;
     }
 }

@@ -18,6 +18,7 @@ use crate::container::Containers;
 use crate::enrichment::Enrichment;
 use crate::error::ProbeError;
 use crate::group::{Attach, GROUPS, Wanted};
+use crate::host::in_host_pid_namespace;
 use crate::kernel::Kernel;
 use crate::lanes::Lanes;
 use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RINGS, SHED, SharedMaps, set_entry};
@@ -26,13 +27,17 @@ use crate::pin::{self, Inheritance, PinError, Pins, TakenOver};
 use crate::points::{Point, Points};
 use crate::protection::{Protector, TamperReport};
 use crate::record::{self, Decoded, crash};
+use crate::reread::Reread;
 use crate::resolve::Resolver;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Arguments, Snapshot};
 use crate::tier::KernelTier;
 use crate::tier::layout::Verdicts;
 
 /// How long the reader leaves the rings alone while events come too fast for wake-ups.
 const NAP: Duration = Duration::from_millis(2);
+
+/// How often the rings are read again for what an activity follows, before the reader sleeps over it.
+const ROUNDS_IN_VAIN: usize = 2;
 
 /// How often clocks, accounts and the kernel's own counters are looked at.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,6 +62,7 @@ pub struct Probe {
     tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
+    reread: Reread,
     lanes: Lanes,
     dozing: MapHandle,
     shed_kinds: MapHandle,
@@ -108,7 +114,7 @@ impl Probe {
             attached.push(object);
         }
         points.attach()?;
-        let snapshot = snapshot(&attached)?;
+        let snapshot = snapshot(&attached, Arguments::Read)?;
         let enrichment = Enrichment::start(&settings)?;
         let now = Instant::now();
         let mut protector = protector.map(Protector::attach).transpose()?;
@@ -125,6 +131,7 @@ impl Probe {
             tier,
             shared,
             snapshot,
+            reread: Reread::default(),
             lanes,
             dozing,
             shed_kinds,
@@ -293,13 +300,16 @@ impl Probe {
 
     /// Hands over what is in the rings, and returns how many events that was. Stops at `deadline` if more keeps coming.
     fn drain(&mut self, deadline: Option<Instant>, handle: &mut dyn FnMut(&mut Event)) -> Result<usize, ProbeError> {
-        let mut count = 0;
+        let (mut count, mut rounds_in_vain) = (0, 0);
         loop {
             let more = self.lanes.read();
             let delivered = self.deliver(handle);
             count += delivered;
-            let stuck = delivered == 0 && self.lanes.is_holding();
-            if !more? || stuck || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let full = more?;
+            rounds_in_vain = if delivered == 0 && !full { rounds_in_vain + 1 } else { 0 };
+            let more = full || self.lanes.is_holding();
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if !more || late || rounds_in_vain == ROUNDS_IN_VAIN {
                 return Ok(count);
             }
         }
@@ -429,6 +439,14 @@ impl Probe {
         Ok(())
     }
 
+    fn step_reread(&mut self, handle: &mut dyn FnMut(&mut Event)) {
+        let enrichment = &mut self.enrichment;
+        self.reread.step(&mut self.event, &mut |event, legacy_cgroup| {
+            enrichment.fill(event, legacy_cgroup);
+            handle(event);
+        });
+    }
+
     fn set_dozing(&self) -> Result<(), ProbeError> {
         let (key, value) = (0_u32.to_ne_bytes(), 1_u32.to_ne_bytes());
         set_entry(&self.dozing, DOZING, &key, &value)
@@ -462,6 +480,12 @@ impl Probe {
             }
         }
         if self.deliver_inheritance(handle) > 0 {
+            return Ok(());
+        }
+        if self.reread.is_under_way() {
+            // A part, and then what has come: neither waits for the other for long.
+            self.step_reread(handle);
+            self.drain(deadline, handle)?;
             return Ok(());
         }
         loop {
@@ -520,6 +544,22 @@ impl EventSource for Probe {
         Ok(self.set_shedding(shedding)?)
     }
 
+    /// Has the kernel's task iterator run once more, a part of it at each poll. It reads no memory of the processes: their
+    /// arguments are unknown. False if the probe was built without the [snapshot](ProbeBuilder::snapshot), or in another PID
+    /// namespace than the host's, of which the iterator shows no more than that.
+    fn reread_processes(&mut self) -> Result<bool, BoxError> {
+        if !in_host_pid_namespace() {
+            return Ok(false);
+        }
+        let Some(pass) = snapshot(&self.objects, Arguments::Leave)? else { return Ok(false) };
+        self.reread.begin(pass);
+        Ok(true)
+    }
+
+    fn reread_done(&mut self) -> Result<bool, BoxError> {
+        Ok(self.reread.done()?)
+    }
+
     fn provides(&self, kind: EventKind) -> FieldSet {
         self.settings.provides(kind)
     }
@@ -575,10 +615,10 @@ fn protect(protector: &mut Protector, objects: &[LoadedObject], points: &Points)
 }
 
 /// Starts the snapshot, if it is wanted.
-fn snapshot(objects: &[LoadedObject]) -> Result<Option<Snapshot>, ProbeError> {
+fn snapshot(objects: &[LoadedObject], arguments: Arguments) -> Result<Option<Snapshot>, ProbeError> {
     for object in objects {
         if let Some(hook) = object.loaded.iter().find(|hook| hook.attach == Attach::Iterator) {
-            let snapshot = Snapshot::start(object.link(*hook)?);
+            let snapshot = Snapshot::start(object.link(*hook)?, arguments);
             return snapshot.map(Some).map_err(|source| ProbeError::Attach { program: hook.program, source });
         }
     }
@@ -586,88 +626,4 @@ fn snapshot(objects: &[LoadedObject]) -> Result<Option<Snapshot>, ProbeError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-    use std::thread;
-
-    use libbpf_rs::{MapCore, MapFlags};
-    use sls_core::Lane;
-
-    use super::*;
-    use crate::room::{CgroupBudget, MIN_RING_BYTES};
-
-    /// These need root.
-    fn probe(ring_bytes: u32) -> Probe {
-        Probe::builder().snapshot(false).ring_bytes(ring_bytes).load().unwrap().attach().unwrap()
-    }
-
-    fn run_true() -> u32 {
-        let mut child = Command::new("/bin/true").spawn().unwrap();
-        child.wait().unwrap();
-        child.id()
-    }
-
-    fn flag(map: &MapHandle) -> Vec<u8> {
-        map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap()
-    }
-
-    #[test]
-    fn a_bell_that_could_not_ring_is_not_taken_for_rung() {
-        let mut interest = Interest::default();
-        interest.add_value(EventKind::File, "OPEN_WRITE");
-        let builder = Probe::builder().snapshot(false).ring_bytes(MIN_RING_BYTES).interest(interest);
-        let builder = builder.cgroup_budget(Lane::Activity, CgroupBudget::UNLIMITED);
-        let mut probe = builder.load().unwrap().attach().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let script = "i=0; while [ $i -lt 600 ]; do : >file; i=$((i + 1)); done";
-        let mut shell = Command::new("/bin/sh");
-        assert!(shell.args(["-c", script]).current_dir(dir.path()).status().unwrap().success());
-        assert!(probe.lost(EventKind::File).unwrap() > 0, "there is room for more than bells");
-        // Until there is room for nothing, not even for bells, which are smaller than any record.
-        for _ in 0..300 {
-            probe.set_dozing().unwrap();
-            run_true();
-        }
-        assert_eq!(flag(&probe.dozing), 1_u32.to_ne_bytes(), "the reader sleeps, and nobody will try again");
-        let mut count = 0;
-        probe.poll(Duration::ZERO, &mut |_| count += 1).unwrap();
-        assert!(count > 0);
-    }
-
-    #[test]
-    fn a_lost_bell_blinds_nobody() {
-        let mut probe = probe(1 << 20);
-        let map = MapHandle::try_from(&probe.dozing).unwrap();
-        let start = Instant::now();
-        let child = thread::spawn(move || {
-            // Once it sleeps, the bell is taken away.
-            while flag(&map) != 1_u32.to_ne_bytes() {
-                thread::sleep(Duration::from_millis(1));
-            }
-            thread::sleep(Duration::from_millis(20));
-            let (key, value) = (0_u32.to_ne_bytes(), 0_u32.to_ne_bytes());
-            map.update(&key, &value, MapFlags::ANY).unwrap();
-            run_true()
-        });
-        let mut child = Some(child);
-        let mut pid = 0;
-        let mut seen = Vec::new();
-        // Whatever else runs on this machine may end a poll early.
-        let after = loop {
-            let take = &mut |event: &mut Event| {
-                if event.kind == EventKind::Exec {
-                    seen.push((event.process.pid, start.elapsed()));
-                }
-            };
-            probe.poll(Duration::from_secs(30), take).unwrap();
-            if let Some(ended) = child.take_if(|child| child.is_finished()) {
-                pid = ended.join().unwrap();
-            }
-            if let Some((_, after)) = seen.iter().find(|(seen, _)| *seen == pid) {
-                break *after;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "the child was never seen: {seen:?}");
-        };
-        assert!(after < Duration::from_secs(10), "{after:?}");
-    }
-}
+mod tests;
