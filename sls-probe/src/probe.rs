@@ -68,7 +68,7 @@ pub struct Probe {
     shed_kinds: MapHandle,
     shedding: Shedding,
     losses: Losses,
-    /// On the boot clock.
+    /// When its programs began to be attached, on the boot clock.
     attached_at: u64,
     /// In nanoseconds since the epoch.
     losses_told_at: u64,
@@ -246,12 +246,13 @@ impl Probe {
     /// When the kernel does not pin, or the other's pins cannot be removed.
     pub fn take_over(&mut self) -> Result<TakenOver, PinError> {
         let (Some(base), Some(tier)) = (&self.settings.pin, &self.tier) else { return Ok(TakenOver::default()) };
+        let coming_into_force = self.attached_at..BootTime::now();
         let pins = match &mut self.pins {
             Some(pins) => pins,
             none => none.insert(Pins::new(base, &self.shared)?),
         };
         pins.update(&mut self.objects)?;
-        let (taken, inheritance) = pin::take_over(base, pins.directory(), tier, self.attached_at)?;
+        let (taken, inheritance) = pin::take_over(base, pins.directory(), tier, &coming_into_force)?;
         self.inheritance = inheritance;
         Ok(taken)
     }

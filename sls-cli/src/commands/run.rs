@@ -4,6 +4,7 @@ mod alerts;
 mod hold;
 mod kernel_tier;
 mod losses;
+mod pin;
 mod protection;
 mod reload;
 mod resolve;
@@ -66,6 +67,9 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     if settings.config.self_protection {
         builder = builder.self_protection(protection::settings(&settings.config));
     }
+    if settings.config.pin {
+        builder = builder.pin(settings.config.pin_path());
+    }
     let capabilities = capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies);
     // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
     let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone(), manager.clone())?;
@@ -111,11 +115,15 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     holding
         .set_policies(engine.policies(), &mut probe)
         .context("cannot hold what the policies have to decide about")?;
+    let unattended = pin::take_over(&mut probe, settings.config.pin_path(), settings.config.pin)?;
     announce(&engine, &settings, &host);
     let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;
     resolver.resolve(engine.policies());
     let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
+    if let Some(condition) = unattended {
+        alerts.send(engine.report_condition(condition, losses::now()));
+    }
     let mut watchdog = manager.watchdog();
     let rest = watchdog.longest_rest(IDLE_POLL);
     manager.ready(&status(&engine));
@@ -247,6 +255,7 @@ impl Settings {
             config.outputs = args.outputs;
         }
         config.require_actions |= args.require_actions;
+        config.pin |= args.pin;
         config.allow_unsafe_policies |= args.allow_unsafe_policies;
         let content = !args.no_content && config.content.unwrap_or(true);
         if !content && config.policies.is_empty() {

@@ -1,6 +1,7 @@
 //! What a kernel tier did while its process was gone.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -53,13 +54,13 @@ impl Inheritance {
     }
 }
 
-/// Removes the pins of processes that ended, and reads what they did. The programs of this process are in force, and have been
-/// since `attached_at` on the boot clock.
+/// Removes the pins of processes that ended, and reads what they did. The programs of this process are in force; in
+/// the time `coming_into_force` on the boot clock they were attached, and got their policies.
 pub(crate) fn take_over(
     base: &Path,
     own: &Path,
     tier: &KernelTier,
-    attached_at: u64,
+    coming_into_force: &Range<u64>,
 ) -> Result<(TakenOver, Inheritance), PinError> {
     let (mut taken, mut inheritance) = (TakenOver::default(), Inheritance::default());
     for pinned in KernelTier::pinned(base)? {
@@ -80,7 +81,7 @@ pub(crate) fn take_over(
         match estate {
             Some(estate) => {
                 await_end(&links);
-                estate.read(tier, attached_at, &mut taken, &mut inheritance)?;
+                estate.read(tier, coming_into_force, &mut taken, &mut inheritance)?;
             }
             None => taken.unreadable += 1,
         }
@@ -123,7 +124,7 @@ impl Estate {
     fn read(
         &self,
         tier: &KernelTier,
-        attached_at: u64,
+        coming_into_force: &Range<u64>,
         taken: &mut TakenOver,
         inheritance: &mut Inheritance,
     ) -> Result<(), PinError> {
@@ -133,7 +134,7 @@ impl Estate {
             if record::decode_any(&bytes, &mut event).is_err() {
                 continue;
             }
-            let is_new = event.time >= attached_at;
+            let is_new = event.time >= coming_into_force.start;
             let Some(verdict) = verdicts.acted() else {
                 // What the programs of this process saw, it deals with.
                 taken.left_alone += u64::from(!is_new);
@@ -150,7 +151,7 @@ impl Estate {
                     inheritance.records.push_back((bytes, enforced));
                 }
                 // The programs of this process tell it.
-                Some(_) if is_new => {}
+                Some(_) if event.time >= coming_into_force.end => {}
                 _ => taken.untold += 1,
             }
         }

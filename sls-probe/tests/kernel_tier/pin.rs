@@ -202,7 +202,8 @@ fn probes_follow_each_other_without_a_gap() {
     take(&mut watch);
     assert_eq!(marks.count(), 0, "survivors of {runs}");
     println!("{restarts} restarts, {runs} victims, {told} told, {untold} counted");
-    assert_eq!(told + untold, runs, "each is told once");
+    // What is counted because it was too much may have been told by the new programs as well.
+    assert!(told <= runs && runs <= told + untold, "{told} told and {untold} counted of {runs}");
 }
 
 #[test]
