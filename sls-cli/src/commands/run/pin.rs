@@ -29,5 +29,5 @@ pub(super) fn take_over(probe: &mut Probe, path: &Path, pins: bool) -> anyhow::R
     let TakenOver { tiers, told, untold, left_alone, lost, unreadable, .. } = taken;
     tracing::info!(tiers, told, untold, left_alone, lost, unreadable, "took over from a kernel tier that was alone");
     let quiet = told + untold + left_alone + lost == 0 && unreadable == 0;
-    Ok((!quiet).then(|| SensorCondition::KernelTierUnattended { told, untold, left_alone, lost, unreadable }))
+    Ok((!quiet).then_some(SensorCondition::KernelTierUnattended { told, untold, left_alone, lost, unreadable }))
 }
