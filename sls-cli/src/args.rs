@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use sls_core::{EventKind, MessageType, PolicyType};
 
+use sls_probe::DEFAULT_PIN_PATH;
+
 use crate::output::OutputSpec;
 use crate::responders::SACRIFICE;
 
@@ -54,6 +56,8 @@ pub(crate) enum Command {
     Guards(GuardsArgs),
     /// Tell a running sensor to close its circuit breakers, so that its policies act again.
     Rearm(RearmArgs),
+    /// Remove the kernel tier that a sensor has pinned: without a sensor that runs, its policies are out of force then.
+    Unpin(UnpinArgs),
     /// Continue a process that the action `stop` has suspended.
     Resume(ResumeArgs),
     /// Say what the running kernel offers, which hooks are used, which policies cannot work here, and which actions do:
@@ -87,6 +91,9 @@ pub(crate) struct RunArgs {
     /// Accept policies that put probes of their own into the kernel and into programs (`kprobe`, `uprobe`).
     #[arg(long)]
     pub(crate) allow_unsafe_policies: bool,
+    /// Keep policies that the kernel decides in force when the sensor has ended, however it did (`sls unpin` ends that).
+    #[arg(long)]
+    pub(crate) pin: bool,
     /// Keep all capabilities, instead of only those that the sensor needs.
     #[arg(long)]
     pub(crate) keep_capabilities: bool,
@@ -227,6 +234,13 @@ pub(crate) struct RearmArgs {
     /// Process id of the sensor.
     #[arg(value_name = "PID")]
     pub(crate) pid: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnpinArgs {
+    /// Where it is pinned (`pinDirectory`).
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_PATH)]
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

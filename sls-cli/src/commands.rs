@@ -14,3 +14,4 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod test;
 pub(crate) mod thaw;
+pub(crate) mod unpin;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
 use sls_core::{BreakerLimits, GovernorLimits, Guard, Guards, Lane, MessageType};
-use sls_probe::{CgroupBudget, ProbeBuilder};
+use sls_probe::{CgroupBudget, DEFAULT_PIN_PATH, ProbeBuilder};
 
 use crate::args::message_type;
 use crate::output::OutputSpec;
@@ -45,6 +45,10 @@ pub(crate) struct Config {
     pub(crate) self_protection: bool,
     /// Programs that may do it all the same, such as a container runtime that has to stop the sensor.
     pub(crate) self_protection_exempt: Vec<PathBuf>,
+    /// Keep policies that the kernel decides in force when the sensor has ended.
+    pub(crate) pin: bool,
+    /// The directory of a BPF file system where they are kept; `/sys/fs/bpf/sls` if it is left out.
+    pub(crate) pin_directory: Option<PathBuf>,
     /// Other guards.
     pub(crate) guards: Vec<Guard>,
     /// When the circuit breaker trips.
@@ -186,6 +190,9 @@ impl Config {
         for policy in &mut config.policies {
             *policy = directory.join(&*policy);
         }
+        if let Some(pins) = &mut config.pin_directory {
+            *pins = directory.join(&*pins);
+        }
         for program in &mut config.self_protection_exempt {
             *program = directory.join(&*program);
         }
@@ -215,6 +222,11 @@ impl Config {
             }
         }
         builder
+    }
+
+    /// Where the kernel tier is pinned.
+    pub(crate) fn pin_path(&self) -> &Path {
+        self.pin_directory.as_deref().unwrap_or(Path::new(DEFAULT_PIN_PATH))
     }
 
     /// The guards that it adds to others, but for those of cgroups, which are known only on the host.

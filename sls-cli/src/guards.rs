@@ -31,6 +31,10 @@ pub(crate) fn of(
             guards = guards.protect_sensor_file(literal(&resolved));
         }
     }
+    // A kernel tier that is alone must not keep the next sensor from starting, nor `sls unpin`.
+    if let Some(program) = program.filter(|_| config.pin).and_then(|program| program.canonicalize().ok()) {
+        guards = guards.protect_program(literal(&program));
+    }
     // The store may still have to be made.
     let store = config.quarantine_directory.as_deref().unwrap_or(Path::new(DEFAULT_QUARANTINE_DIRECTORY));
     guards = guards.protect_sensor_file(literal(&resolve(store)) + "/*");

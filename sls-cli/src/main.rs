@@ -13,6 +13,7 @@ mod policies;
 mod privileges;
 mod render;
 mod responders;
+mod service_manager;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Record(record) => commands::record::run(&record),
         Command::Thaw(thaw) => commands::thaw::run(&thaw, format),
         Command::Guards(guards) => commands::guards::run(&guards, format),
+        Command::Unpin(unpin) => commands::unpin::run(&unpin, format),
         Command::Rearm(rearm) => commands::rearm::run(&rearm),
         Command::Resume(resume) => commands::resume::run(&resume, format),
         Command::Doctor(doctor) => commands::doctor::run(&doctor, format),

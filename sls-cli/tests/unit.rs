@@ -96,15 +96,51 @@ fn inert_container_kill_is_known_before_it_is_needed() {
     assert!(!said.contains("watching"), "{said}");
 }
 
+#[test]
+fn under_the_unit_pinning_takes_its_drop_in() {
+    let pins = format!("/sys/fs/bpf/sls-test-unit-{}", std::process::id());
+    let directory = directory();
+    write(directory.path().join("policy.yaml"), &policy("Killing", "programName == \"/nonexistent\"", "[kill, alert]"));
+    let config = format!("policies: [policy.yaml]\ncontent: false\npin: true\npinDirectory: {pins}\n");
+    let config = write(directory.path().join("config.yaml"), &config);
+    let arguments = ["run", "--duration", "1s", "--config", config.to_str().unwrap()];
+    let refused = run(Unit::deployed().command(&arguments));
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot pin the kernel tier") && said.contains("Read-only file system"), "{said}");
+    let output = run(Unit::pinning().command(&arguments));
+    let pinned = fs::exists(&pins).unwrap();
+    let unpinned = run(Unit::pinning().command(&["unpin", "--path", &pins]));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(pinned && unpinned.status.success() && !fs::exists(&pins).unwrap(), "{unpinned:?}");
+}
+
 /// Settings of a service, in order; a later one of the same name takes the place of those before.
 struct Unit(Vec<(String, String)>);
 
 impl Unit {
     fn deployed() -> Self {
-        let unit = include_str!("../../deploy/sls.service");
+        Self(Self::settings(include_str!("../../deploy/sls.service")))
+    }
+
+    /// With what pinning takes.
+    fn pinning() -> Self {
+        let mut unit = Self::deployed();
+        unit.0.extend(Self::settings(include_str!("../../deploy/sls-pin.conf")));
+        unit
+    }
+
+    fn settings(unit: &str) -> Vec<(String, String)> {
         let service = unit.split_once("[Service]").unwrap().1.split("[Install]").next().unwrap();
         let settings = service.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
-        Self(settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+        settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    /// How long the longest of these paths is that a mount is at or below.
+    fn names(&self, key: &str, point: &str) -> usize {
+        let paths = self.setting(key).split_whitespace().map(|path| path.trim_start_matches('-'));
+        let below = paths.filter(|path| point == *path || point.starts_with(&format!("{path}/")));
+        below.map(str::len).max().unwrap_or(0)
     }
 
     fn with(mut self, key: &str, value: &str) -> Self {
@@ -151,7 +187,8 @@ impl Unit {
             match self.setting("ProtectSystem") {
                 "strict" if !of_the_kernel => true,
                 _ if cgroups(point) => self.is_on("ProtectControlGroups"),
-                _ => self.is_on("ProtectKernelTunables") && below(point, "/sys"),
+                _ if self.is_on("ProtectKernelTunables") => below(point, "/sys"),
+                _ => self.names("ReadOnlyPaths", point) > self.names("ReadWritePaths", point),
             }
         };
         for point in points.into_iter().filter(|point| read_only(point)) {
@@ -164,7 +201,7 @@ impl Unit {
             )
             .unwrap();
         };
-        if self.is_on("ProtectKernelTunables") {
+        if self.is_on("ProtectKernelTunables") || self.names("ReadOnlyPaths", "/proc/sys") > 0 {
             bind("/proc/sys");
         }
         match self.setting("ProtectSystem") {

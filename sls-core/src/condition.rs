@@ -32,6 +32,20 @@ pub enum SensorCondition {
         /// How many policies may.
         policy_count: usize,
     },
+    /// The kernel tier of an earlier sensor was in force while no sensor ran. Numbers are of decisions.
+    KernelTierUnattended {
+        /// It acted, which has alerts of its own.
+        told: u64,
+        /// It acted, and there is no alert: the policy is not loaded any more in that form, or there were too many.
+        untold: u64,
+        /// A policy matched, and it did not act: the policy had acted on as many targets as it may, or a guard may protect the
+        /// process.
+        left_alone: u64,
+        /// It decided, and nothing else is known.
+        lost: u64,
+        /// How many tiers were of a version that cannot be read, so that nothing is known of what they did.
+        unreadable: usize,
+    },
 }
 
 /// A policy that may have missed something, or that may miss it.
@@ -55,6 +69,7 @@ impl SensorCondition {
         match self {
             Self::EventsLost { .. } => "events_lost",
             Self::LoadShed { .. } => "load_shed",
+            Self::KernelTierUnattended { .. } => "kernel_tier_unattended",
         }
     }
 
@@ -77,6 +92,11 @@ impl SensorCondition {
             Self::LoadShed { economy, policy_count, .. } => {
                 format!("{economy}; {policy_count} policies may miss something")
             }
+            Self::KernelTierUnattended { told, untold, left_alone, lost, .. } => format!(
+                "While no sensor ran, the kernel tier acted {} times, {untold} of them without an alert, left {left_alone} \
+                 matches alone, and decided {lost} times without a trace",
+                told + untold
+            ),
         }
     }
 }

@@ -457,15 +457,18 @@ INLINE void emit(struct scratch *s, u32 kind, u16 flags)
 
 /* Sends what was built in a scratch and what the kernel tier has decided about: by the process's lane whatever its kind is, and
  * at once. */
-INLINE void emit_decided(struct scratch *s, bool refused, u32 kind, u16 flags)
+INLINE bool emit_decided(struct scratch *s, bool refused, u32 kind, u16 flags)
 {
 	u32 zero = 0;
 	u32 *dozes = bpf_map_lookup_elem(&dozing, &zero);
 
-	if (bpf_ringbuf_output(&process_ring, s, finish(s, flags), BPF_RB_FORCE_WAKEUP))
+	if (bpf_ringbuf_output(&process_ring, s, finish(s, flags), BPF_RB_FORCE_WAKEUP)) {
 		count(refused, kind, LOST_FULL);
-	else if (dozes)
+		return 1;
+	}
+	if (dozes)
 		*(volatile u32 *)dozes = 0;
+	return 0;
 }
 
 #include "path.h"

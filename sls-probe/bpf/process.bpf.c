@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* exec, fork and exit as they happen, and the processes that were there before. */
 #include "common.h"
+#include "self.h"
 #include "tier.h"
 
 /* What the file behind descriptor 0 is; src/record/process.rs has the same numbers. */
@@ -282,11 +283,14 @@ int on_exec_decided(u64 *ctx)
 	s->pos = sizeof(*detail);
 	flags = add_file(s, bprm->file, walk_exec);
 	decide_exec(t, s, task, sizeof(*detail), flags);
+	/* Nobody reads it, and it would take the room of what was decided. */
+	if (!t->detail.verdicts && tier_away())
+		return 0;
 	detail = (void *)s->tail;
 	detail->tier = t->detail;
 	flags |= add_rest(s, task, bprm);
 	if (t->detail.verdicts)
-		emit_decided(s, 0, RECORD_EXEC, flags);
+		tier_emit(s, 0, RECORD_EXEC, flags);
 	else
 		emit(s, RECORD_EXEC, flags);
 	return 0;
@@ -349,6 +353,14 @@ int on_exit(u64 *ctx)
 			return 0;
 	} else if (signal->live.counter != 0) {
 		return 0;
+	}
+	/* A sensor has a pid here only if it leaves programs behind. */
+	if (self.pid && is_process_self(task)) {
+		u32 zero = 0;
+		struct sensor_away *sensor = bpf_map_lookup_elem(&sensor_away, &zero);
+
+		if (sensor)
+			*(volatile u32 *)&sensor->away = 1;
 	}
 	/* As the kernel's wait_task_zombie() computes it. */
 	send(task, RECORD_EXIT, NULL,

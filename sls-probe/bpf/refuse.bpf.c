@@ -236,7 +236,7 @@ INLINE int conclude(struct decision *d, u32 slot)
 	detail->port = t->port;
 	detail->has_host = t->has_host;
 	detail->target_pid = t->target_pid;
-	emit_decided(d->s, 1, kind_of(slot), d->flags);
+	tier_emit(d->s, 1, kind_of(slot), d->flags);
 	return REFUSE;
 }
 

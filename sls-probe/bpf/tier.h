@@ -20,6 +20,7 @@
 #define TIER_CGROUP_LEVELS 16
 #define TIER_ROOTS 4
 #define TIER_ROOT_BYTES 32
+#define TIER_NAME_BYTES 120
 /* Of the paths of programs that are protected. */
 #define ATOM_PROTECTED 0xffff
 
@@ -153,6 +154,12 @@ struct tier_allowance {
 	u64 spent; /* written here */
 };
 
+/* Which policy it is: for the sensor that comes after this one. */
+struct tier_name {
+	u64 digest; /* of its rules, and of what decides */
+	u8 name[TIER_NAME_BYTES];
+};
+
 /* What a generation has, so that nothing is looked up in vain. Each is a set of events. */
 struct tier_head {
 	u32 files;
@@ -183,7 +190,7 @@ struct tier_guard {
 };
 
 _Static_assert(sizeof(struct tier_entry) == 64 && sizeof(struct tier_policy) == 16 + 24 * POLICY_TESTS &&
-		       sizeof(struct tier_head) == 120,
+		       sizeof(struct tier_head) == 120 && sizeof(struct tier_name) == 128,
 	       "src/tier/layout.rs counts on it");
 
 /* What a record says of the tier, in its detail. */
@@ -226,6 +233,7 @@ TIER_HASH(tier_files, 2 * 8192, struct tier_file, struct tier_entry);
 TIER_HASH(tier_policies, 2 * 4096, struct tier_number, struct tier_policy);
 TIER_HASH(tier_allowances, 2 * 4096, struct tier_number, struct tier_allowance);
 TIER_HASH(tier_guards, 2 * 1024, struct tier_guard_key, struct tier_guard);
+TIER_HASH(tier_names, 2 * 4096, struct tier_number, struct tier_name);
 TIER_HASH(tier_heads, 2, u32, struct tier_head);
 TIER_TRIE(tier_beginnings, 2 * 4096, struct tier_entry);
 TIER_TRIE(tier_ends, 2 * 4096, struct tier_entry);
@@ -238,6 +246,40 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, u32);
 } tier_generation SEC(".maps");
+
+/* Whether the sensor has ended, and left its pinned programs alone. */
+struct sensor_away {
+	u32 away;
+	u32 lost; /* decisions that found no room, since */
+};
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct sensor_away);
+} sensor_away SEC(".maps");
+
+INLINE struct sensor_away *tier_away(void)
+{
+	u32 zero = 0;
+	struct sensor_away *sensor = bpf_map_lookup_elem(&sensor_away, &zero);
+
+	return sensor && *(volatile u32 *)&sensor->away ? sensor : NULL;
+}
+
+/* Sends a record of what was decided. What is lost while the sensor is away is counted by itself: the one that comes next does
+ * not know what had been lost before. */
+INLINE void tier_emit(struct scratch *s, bool refused, u32 kind, u16 flags)
+{
+	struct sensor_away *sensor;
+
+	if (!emit_decided(s, refused, kind, flags))
+		return;
+	sensor = tier_away();
+	if (sensor)
+		__sync_fetch_and_add(&sensor->lost, 1);
+}
 
 /* What is known of the event under decision. A slot a program, as with scratches. */
 struct tier_state {
@@ -438,7 +480,11 @@ INLINE bool tier_look_up(struct tier_state *t, u32 slot, u32 role, struct scratc
 			.inode = t->file_inode, .device = t->file_device, .generation = t->generation
 		};
 
-		found |= tier_take(t, role, WAY_FILE, bpf_map_lookup_elem(&tier_files, &file));
+		struct tier_entry *entry = bpf_map_lookup_elem(&tier_files, &file);
+
+		/* By now the number can be that of another file, and nobody says so. */
+		if (entry && !tier_away())
+			found |= tier_take(t, role, WAY_FILE, entry);
 	}
 	if (!known)
 		return found;

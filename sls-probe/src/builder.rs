@@ -45,6 +45,7 @@ pub struct ProbeBuilder {
     pub(crate) kernel_tier: bool,
     pub(crate) refusals: Vec<(Mechanism, EventKind)>,
     pub(crate) self_protection: Option<SelfProtection>,
+    pub(crate) pin: Option<PathBuf>,
     pub(crate) account_names: bool,
     pub(crate) containers: bool,
     pub(crate) host_root: PathBuf,
@@ -66,6 +67,7 @@ impl Default for ProbeBuilder {
             kernel_tier: false,
             refusals: Vec::new(),
             self_protection: None,
+            pin: None,
             account_names: true,
             containers: true,
             host_root: PathBuf::from("/"),
@@ -104,6 +106,16 @@ impl ProbeBuilder {
     /// policies at first. Default no. Executions are watched in any case then.
     pub fn kernel_tier(mut self, on: bool) -> Self {
         self.kernel_tier = on;
+        self
+    }
+
+    /// Has the programs of the [kernel tier](ProbeBuilder::kernel_tier) go on deciding when this process has ended, however it
+    /// did: they are pinned in this directory of a BPF file system, such as [`DEFAULT_PIN_PATH`](crate::DEFAULT_PIN_PATH), by
+    /// [`Probe::take_over`](crate::Probe::take_over). [`KernelTier::unpin`](crate::KernelTier::unpin) removes them. While they
+    /// are alone, a policy acts on no more targets than it was last [allowed](crate::KernelTier::allow), and files are known
+    /// by their paths only. Default: no.
+    pub fn pin(mut self, path: impl Into<PathBuf>) -> Self {
+        self.pin = Some(path.into());
         self
     }
 

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use sls_core::Lane;
 
+use crate::pin::PinError;
 use crate::room::{MAX_LANE_BYTES, MAX_RING_BYTES, MIN_LANE_BYTES, MIN_RING_BYTES};
 use crate::tier::TierError;
 
@@ -115,6 +116,9 @@ pub enum ProbeError {
     /// The kernel tier could not be made ready.
     #[error(transparent)]
     Tier(Box<TierError>),
+    /// The kernel tier could not be pinned.
+    #[error(transparent)]
+    Pin(Box<PinError>),
     /// The sensor is to protect itself, and cannot here.
     #[error("the sensor cannot protect itself: {reason}")]
     NoSelfProtection {

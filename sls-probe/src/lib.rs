@@ -19,6 +19,7 @@ mod kernel;
 mod lanes;
 mod loader;
 mod losses;
+mod pin;
 mod points;
 mod probe;
 mod protection;
@@ -50,6 +51,7 @@ pub use fanotify::{
 pub use hooks::HookFamily;
 pub use host::HostInfo;
 pub use loader::LoadedProbe;
+pub use pin::{DEFAULT_PIN_PATH, MAX_INHERITED_EVENTS, PinError, PinnedTier, TakenOver};
 pub use points::{MAX_PROBE_TEXT_BYTES, MAX_PROBES};
 pub use probe::Probe;
 pub use protection::{

@@ -1,21 +1,23 @@
-//! Brings the BPF object into the kernel.
+//! Brings the BPF objects into the kernel.
+
+mod log;
+mod parallel;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use libbpf_rs::{
-    ErrorKind, Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
-    TracepointCategory, set_print,
+    ErrorKind, Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, ProgramMut,
+    TracepointCategory,
 };
 
 use crate::builder::ProbeBuilder;
 use crate::cgroup;
 use crate::container::Legacy;
-use crate::error::{MAX_LOG_BYTES, ProbeError};
+use crate::error::ProbeError;
 use crate::group::{Attach, GROUPS, Group, Hook, Wanted};
 use crate::kernel::{self, Kernel};
 use crate::points::Points;
@@ -24,13 +26,12 @@ use crate::protection::Protector;
 use crate::tier;
 use crate::tracefs;
 
+pub(crate) use log::{loaded, with_log};
+
 /// A compiled object. libelf reads it where it is, and wants it aligned.
 #[derive(Debug)]
 #[repr(C, align(8))]
 pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
-
-/// How often programs are loaded again when the kernel was interrupted.
-const LOAD_RETRIES: usize = 16;
 
 /// The oldest kernel that the programs work on.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
@@ -83,17 +84,13 @@ impl LoadedProbe {
     pub(crate) fn load(settings: ProbeBuilder) -> Result<Self, ProbeError> {
         check_kernel()?;
         let wanted = Wanted { settings: &settings, family: settings.family };
-        let (mut objects, mut shared) = (Vec::new(), SharedMaps::default());
-        for group in GROUPS {
-            let hooks = (group.hooks)(&wanted);
-            if objects.is_empty() || !hooks.is_empty() {
-                let object = LoadedObject::load(group, &hooks, &wanted, &shared)?;
-                if objects.is_empty() {
-                    shared = SharedMaps::of(&object.object, settings.kernel_tier)?;
-                }
-                objects.push(object);
-            }
-        }
+        // The first has the maps that all others share.
+        let first = LoadedObject::load(&GROUPS[0], &(GROUPS[0].hooks)(&wanted), &wanted, &SharedMaps::default())?;
+        let shared = SharedMaps::of(&first.object, settings.kernel_tier)?;
+        let others = GROUPS[1..].iter().map(|group| (group, (group.hooks)(&wanted)));
+        let others: Vec<_> = others.filter(|(_, hooks)| !hooks.is_empty()).collect();
+        let mut objects = vec![first];
+        objects.extend(parallel::map(&others, |(group, hooks)| LoadedObject::load(group, hooks, &wanted, &shared))?);
         let mut points = Points::default();
         let prepared = points.prepare(&settings, &shared)?;
         points.replace(prepared, &settings);
@@ -155,6 +152,11 @@ impl LoadedObject {
     /// What attaches its programs.
     pub(crate) fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.iter().map(|(_, link)| link)
+    }
+
+    /// The same, to be changed, with what they attach.
+    pub(crate) fn links_mut(&mut self) -> impl Iterator<Item = (Hook, &mut Link)> {
+        self.links.iter_mut().map(|(hook, link)| (*hook, link))
     }
 
     /// Whether all these are in the kernel.
@@ -275,63 +277,5 @@ pub(crate) fn check_kernel() -> Result<(), ProbeError> {
     match fs::metadata(TYPE_INFORMATION) {
         Ok(_) => Ok(()),
         Err(source) => Err(ProbeError::NoTypeInformation { path: PathBuf::from(TYPE_INFORMATION), source }),
-    }
-}
-
-/// What libbpf prints while the one loading thread holds [`LOADING`].
-static LOG: Mutex<String> = Mutex::new(String::new());
-
-/// libbpf has one printing function for the whole process.
-static LOADING: Mutex<()> = Mutex::new(());
-
-/// Loads an object as `load` does, again if the kernel was interrupted: the verifier gives up when a signal is pending, and
-/// libbpf tries again a few times only.
-pub(crate) fn loaded<T>(load: impl Fn() -> libbpf_rs::Result<T>) -> Result<T, (libbpf_rs::Error, String)> {
-    let mut result = with_log(&load);
-    for _ in 0..LOAD_RETRIES {
-        match result {
-            Err((ref error, _)) if error.kind() == ErrorKind::WouldBlock => result = with_log(&load),
-            _ => break,
-        }
-    }
-    result
-}
-
-/// Runs `load` and returns what libbpf printed along with an error, instead of having it on standard error.
-pub(crate) fn with_log<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T, (libbpf_rs::Error, String)> {
-    let _guard = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
-    let previous = set_print(Some((PrintLevel::Info, keep)));
-    let result = load();
-    set_print(previous);
-    let mut log = std::mem::take(&mut *LOG.lock().unwrap_or_else(PoisonError::into_inner));
-    trim(&mut log);
-    result.map_err(|error| (error, log))
-}
-
-fn keep(_level: PrintLevel, text: String) {
-    let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
-    log.push_str(&text);
-    if log.len() > 4 * MAX_LOG_BYTES {
-        trim(&mut log);
-    }
-}
-
-fn trim(log: &mut String) {
-    let mut from = log.len().saturating_sub(MAX_LOG_BYTES);
-    while !log.is_char_boundary(from) {
-        from += 1;
-    }
-    log.drain(..from);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_keeps_its_end() {
-        let mut log = "é".repeat(MAX_LOG_BYTES) + "end";
-        trim(&mut log);
-        assert!(log.len() <= MAX_LOG_BYTES && log.ends_with("éend"));
     }
 }

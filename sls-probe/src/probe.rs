@@ -23,6 +23,7 @@ use crate::kernel::Kernel;
 use crate::lanes::Lanes;
 use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RINGS, SHED, SharedMaps, set_entry};
 use crate::losses::Losses;
+use crate::pin::{self, Inheritance, PinError, Pins, TakenOver};
 use crate::points::{Point, Points};
 use crate::protection::{Protector, TamperReport};
 use crate::record::{self, Decoded, crash};
@@ -51,6 +52,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Probe {
     settings: ProbeBuilder,
+    /// Dropped first: what stays behind is told so.
+    pins: Option<Pins>,
+    inheritance: Inheritance,
     // Dropped before the rings: no record comes any more.
     objects: Vec<LoadedObject>,
     points: Points,
@@ -64,6 +68,8 @@ pub struct Probe {
     shed_kinds: MapHandle,
     shedding: Shedding,
     losses: Losses,
+    /// When its programs began to be attached, on the boot clock.
+    attached_at: u64,
     /// In nanoseconds since the epoch.
     losses_told_at: u64,
     /// Needed where several threads can each report the end of their process.
@@ -97,6 +103,7 @@ impl Probe {
             Some(first) => Some(KernelTier::of(&first.object).map_err(|error| ProbeError::Tier(Box::new(error)))?),
             None => None,
         };
+        let attached_at = BootTime::now();
         // Everything is ready before the first record can come.
         let mut attached = Vec::new();
         for object in objects {
@@ -115,6 +122,9 @@ impl Probe {
             protect(protector, &attached, &points)?;
         }
         Ok(Self {
+            pins: None,
+            inheritance: Inheritance::default(),
+            attached_at,
             objects: attached,
             points,
             protector,
@@ -174,6 +184,8 @@ impl Probe {
 
     fn change(&mut self, settings: ProbeBuilder) -> Result<(), ProbeError> {
         let result = self.attach_wanted(settings);
+        let pinned = self.pins.as_mut().map_or(Ok(()), |pins| pins.update(&mut self.objects));
+        let result = result.and(pinned.map_err(|error| ProbeError::Pin(Box::new(error))));
         let Some(protector) = &mut self.protector else { return result };
         // Packages are renewed. Until the new file can be found, the old one is exempt.
         if let Err(error) = protector.resolve() {
@@ -222,6 +234,27 @@ impl Probe {
         self.points.replace(points, &settings);
         self.settings = settings;
         self.set_shedding(self.shedding)
+    }
+
+    /// Pins the kernel tier if the probe was [built so](ProbeBuilder::pin), and takes over from a process that had pinned it
+    /// and has ended: only now, when this process's own programs are in force, do the other's go, so that there is no gap. What
+    /// they did while they were alone comes as events, the first after the snapshot, as if it had just happened but for its
+    /// time; what cannot come so is counted. To be called once the policies are in force
+    /// ([`KernelTier::load_allowed`](KernelTier::load_allowed)), before the first poll.
+    ///
+    /// # Errors
+    /// When the kernel does not pin, or the other's pins cannot be removed.
+    pub fn take_over(&mut self) -> Result<TakenOver, PinError> {
+        let (Some(base), Some(tier)) = (&self.settings.pin, &self.tier) else { return Ok(TakenOver::default()) };
+        let coming_into_force = self.attached_at..BootTime::now();
+        let pins = match &mut self.pins {
+            Some(pins) => pins,
+            none => none.insert(Pins::new(base, &self.shared)?),
+        };
+        pins.update(&mut self.objects)?;
+        let (taken, inheritance) = pin::take_over(base, pins.directory(), tier, &coming_into_force)?;
+        self.inheritance = inheritance;
+        Ok(taken)
     }
 
     /// Has [`poll`](EventSource::poll) return early while `bell` can be read: somebody else has something for its thread to
@@ -300,6 +333,7 @@ impl Probe {
             // What the decoder's benchmark and its fuzz target begin with is taken from here.
             tracing::trace!(record = ?bytes, "received");
             match record::decode_any(bytes, &mut self.event) {
+                Ok(Decoded::Event { .. }) if self.inheritance.repeats(&self.event) => {}
                 Ok(Decoded::Event { .. }) if self.ended.as_mut().is_some_and(|ended| ended.again(&self.event)) => {}
                 Ok(Decoded::Event { .. })
                     if self.event.kind == EventKind::Probe && !self.points.fill(bytes, &mut self.event) => {}
@@ -344,6 +378,19 @@ impl Probe {
         }
         self.lanes.put_back(read);
         count + self.deliver_containers(handle)
+    }
+
+    /// Tells what the kernel tier did before this process took over.
+    fn deliver_inheritance(&mut self, handle: &mut dyn FnMut(&mut Event)) -> usize {
+        let mut count = 0;
+        while let Some((bytes, enforced)) = self.inheritance.next() {
+            if let Ok(Decoded::Event { legacy_cgroup }) = record::decode_any(&bytes, &mut self.event) {
+                self.event.enforced = Some(enforced);
+                self.hand_over(legacy_cgroup, handle);
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Tells of the containers that started and stopped and are known by now.
@@ -432,6 +479,9 @@ impl Probe {
             if count > 0 || self.snapshot.is_some() {
                 return Ok(());
             }
+        }
+        if self.deliver_inheritance(handle) > 0 {
+            return Ok(());
         }
         if self.reread.is_under_way() {
             // A part, and then what has come: neither waits for the other for long.

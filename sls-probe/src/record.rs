@@ -4,7 +4,7 @@ use sls_core::{Event, EventKind, Field, ProcessKey};
 use thiserror::Error;
 
 /// The layout that this decoder reads.
-const VERSION: u8 = 5;
+pub(crate) const VERSION: u8 = 5;
 
 /// The kinds of records, in the order of `enum record_kind`.
 pub(crate) const KINDS: [EventKind; 15] = [

@@ -24,7 +24,7 @@ use crate::loader::{map_of, set_entry};
 use compile::{DECIDED, Image, Numbered};
 pub use error::TierError;
 use files::{Changes, Directories, Identity};
-use layout::{Entry, Verdicts};
+use layout::{Entry, Verdict, Verdicts};
 pub(crate) use support::bpf_lsm;
 
 /// The most policies that are decided in the kernel.
@@ -64,10 +64,12 @@ const BEGINNINGS: &str = "tier_beginnings";
 const ENDS: &str = "tier_ends";
 const PROTECTED: &str = "tier_protected";
 const GUARDS: &str = "tier_guards";
+pub(crate) const NAMES: &str = "tier_names";
+pub(crate) const AWAY: &str = "sensor_away";
 
 /// Every map of `bpf/tier.h` that user space writes.
-pub(crate) const MAPS: [&str; 10] =
-    [GENERATION, HEADS, POLICIES, ALLOWANCES, PATHS, FILES, BEGINNINGS, ENDS, PROTECTED, GUARDS];
+pub(crate) const MAPS: [&str; 12] =
+    [GENERATION, HEADS, POLICIES, ALLOWANCES, PATHS, FILES, BEGINNINGS, ENDS, PROTECTED, GUARDS, NAMES, AWAY];
 
 /// The policies that are decided in the kernel. A probe that was built with
 /// [`ProbeBuilder::kernel_tier`](crate::ProbeBuilder::kernel_tier) has one.
@@ -235,18 +237,20 @@ impl KernelTier {
 
     /// What a record says was done.
     pub(crate) fn enforced(&self, verdicts: Verdicts<'_>) -> Option<Enforced> {
-        let done = || verdicts.iter().filter(|verdict| verdict.result == layout::RESULT_DONE);
-        let kill = layout::SIGKILL;
-        let verdict = done().find(|verdict| verdict.action == kill).or_else(|| done().next())?;
+        let verdict = verdicts.acted()?;
         let known = lock(&self.shared.known);
         let generation = known.iter().find(|generation| generation.number == verdicts.generation)?;
         let (policy, mechanism) = generation.policies.get(&verdict.policy)?.clone();
-        let effect = match (mechanism, verdict.action) {
-            (Mechanism::ExecSignal, layout::SIGKILL) => Effect::Killed,
-            (Mechanism::ExecSignal, _) => Effect::Stopped,
-            _ => Effect::Refused,
-        };
-        Some(Enforced::new(policy, verdict.rule.into(), mechanism, effect))
+        Some(enforced(policy, mechanism, verdict))
+    }
+
+    /// What a tier of an earlier process did, for the policy that is called as `name` says (`struct tier_name`), if it is loaded
+    /// still.
+    pub(crate) fn enforced_before(&self, name: &[u8], verdict: Verdict) -> Option<Enforced> {
+        let known = lock(&self.shared.known);
+        let same = |(policy, mechanism): &&(Arc<Policy>, Mechanism)| layout::name(policy, *mechanism) == name;
+        let (policy, mechanism) = known[0].policies.values().find(same)?;
+        Some(enforced(policy.clone(), *mechanism, verdict))
     }
 }
 
@@ -308,9 +312,10 @@ impl Shared {
     /// Writes a generation that is not in force.
     fn fill(&self, next: &mut Loaded) -> Result<(), TierError> {
         let (generation, image) = (next.generation, &next.image);
-        for Numbered { number, value, .. } in &image.policies {
+        for Numbered { number, value, policy, mechanism } in &image.policies {
             let key = layout::number_key(generation, *number);
             self.set(POLICIES, &key, value)?;
+            self.set(NAMES, &key, &layout::name(policy, *mechanism))?;
             self.set(ALLOWANCES, &key, &layout::allowance(next.allowed.get(number).copied().unwrap_or(0)))?;
         }
         for (path, entry) in &image.paths {
@@ -341,6 +346,7 @@ impl Shared {
         for Numbered { number, .. } in &old.image.policies {
             self.remove(POLICIES, &layout::number_key(generation, *number));
             self.remove(ALLOWANCES, &layout::number_key(generation, *number));
+            self.remove(NAMES, &layout::number_key(generation, *number));
         }
         for path in old.image.paths.keys() {
             self.remove(PATHS, &layout::path_key(generation, path));
@@ -425,6 +431,15 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+fn enforced(policy: Arc<Policy>, mechanism: Mechanism, verdict: Verdict) -> Enforced {
+    let effect = match (mechanism, verdict.action) {
+        (Mechanism::ExecSignal, layout::SIGKILL) => Effect::Killed,
+        (Mechanism::ExecSignal, _) => Effect::Stopped,
+        _ => Effect::Refused,
+    };
+    Enforced::new(policy, verdict.rule.into(), mechanism, effect)
 }
 
 /// What the kernel has to be asked for by the policies of a set: only where it is asked can it be refused.

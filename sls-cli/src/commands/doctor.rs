@@ -6,9 +6,10 @@ use std::io::Write;
 use serde_json::{Value, json};
 use sls_actions::{SelfTestResult, in_host_pid_namespace};
 use sls_core::{Capabilities, Mechanism, PolicyType};
-use sls_probe::{HostInfo, KernelSupport, Probe, SelfProtection};
+use sls_probe::{HostInfo, KernelSupport, KernelTier, PinnedTier, Probe, SelfProtection};
 
 use super::check::{capabilities, default_format};
+use super::unpin;
 use crate::args::{DoctorArgs, Format};
 use crate::config::Config;
 use crate::exit::{Answer, UnusablePolicies};
@@ -32,6 +33,7 @@ pub(crate) fn run(args: &DoctorArgs, format: Option<Format>) -> anyhow::Result<A
         left_out: policies.left_out().as_slice().len(),
         support,
         no_self_protection: SelfProtection::missing(),
+        pinned: KernelTier::pinned(config.pin_path()).map_err(|error| error.to_string()),
         in_host_pid_namespace: in_host_pid_namespace()?,
         actions: ResponderSettings::new(&config).test_all()?,
     };
@@ -57,6 +59,8 @@ struct Report {
     left_out: usize,
     /// Why the sensor cannot protect itself; none if it can.
     no_self_protection: Option<String>,
+    /// The kernel tiers that are pinned; or why that is not known.
+    pinned: Result<Vec<PinnedTier>, String>,
     in_host_pid_namespace: bool,
     /// What came of trying each action.
     actions: Vec<SelfTestResult>,
@@ -86,6 +90,16 @@ impl Report {
             match &self.no_self_protection {
                 None => "protection  of the sensor itself: works here (selfProtection)".to_owned(),
                 Some(reason) => format!("protection  of the sensor itself: no: {reason}"),
+            },
+            match &self.pinned {
+                Err(error) => format!("pinned      not known: {error}"),
+                Ok(tiers) if tiers.is_empty() => "pinned      nothing".to_owned(),
+                Ok(tiers) => {
+                    format!(
+                        "pinned      {}",
+                        tiers.iter().map(unpin::describe).collect::<Vec<_>>().join("\n            ")
+                    )
+                }
             },
             format!("policies    {} active, {} left out of the built-in content", self.policies, self.left_out),
             String::new(),
@@ -157,8 +171,10 @@ impl Report {
             None => json!({"works": true}),
             Some(reason) => json!({"works": false, "reason": reason}),
         };
+        let pinned = self.pinned.as_ref().map(|tiers| tiers.iter().map(unpin::json).collect::<Vec<_>>());
         json!({
             "selfProtection": self_protection,
+            "pinned": pinned.ok(),
             "kernel": host.kernel_release,
             "arch": host.arch,
             "usable": support.unusable.is_none(),

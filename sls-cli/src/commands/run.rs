@@ -6,6 +6,7 @@ mod governor;
 mod hold;
 mod kernel_tier;
 mod losses;
+mod pin;
 mod protection;
 mod reload;
 mod resolve;
@@ -40,6 +41,7 @@ use crate::policies::Documents;
 use crate::privileges;
 use crate::render;
 use crate::responders::{ResponderSettings, supported};
+use crate::service_manager::ServiceManager;
 
 /// How long the sensor sleeps when nothing happens, before it looks for a reload or a signal to stop.
 const IDLE_POLL: Duration = Duration::from_millis(400);
@@ -57,6 +59,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let utc_offset = time::UtcOffset::current_local_offset().map_or(0, time::UtcOffset::whole_seconds);
     init_log();
     let stopped = stop_signals()?;
+    let manager = ServiceManager::of_environment();
     let keep_capabilities = args.keep_capabilities;
     // `sls rearm` sends it.
     let rearm = Arc::new(AtomicBool::new(false));
@@ -68,9 +71,12 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     if settings.config.self_protection {
         builder = builder.self_protection(protection::settings(&settings.config));
     }
+    if settings.config.pin {
+        builder = builder.pin(settings.config.pin_path());
+    }
     let capabilities = capabilities_of(&builder, supported()).unsafe_policies(unsafe_policies);
     // Before the policies are read, so that no change after that is missed, nor is SIGHUP deadly for even a moment.
-    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone())?;
+    let watch = reload::Watch::new(settings.documents.clone(), capabilities.clone(), manager.clone())?;
     let policies = settings
         .documents
         .load_for_this_host(capabilities)
@@ -113,11 +119,18 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     holding
         .set_policies(engine.policies(), &mut probe)
         .context("cannot hold what the policies have to decide about")?;
+    let unattended = pin::take_over(&mut probe, settings.config.pin_path(), settings.config.pin)?;
     announce(&engine, &settings, &host);
     let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;
     resolver.resolve(engine.policies());
     let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
+    if let Some(condition) = unattended {
+        alerts.send(engine.report_condition(condition, losses::now()));
+    }
+    let mut watchdog = manager.watchdog();
+    let rest = watchdog.longest_rest(IDLE_POLL);
+    manager.ready(&status(&engine));
 
     let until = Until::new(stopped, settings.duration);
     let show_events = settings.show_events;
@@ -126,7 +139,8 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let mut tampering = protection::Tampering::default();
     let mut governing = Governing::start(&settings.config);
     let mut counters = Counters::default();
-    while let Some(wait) = until.wait(IDLE_POLL) {
+    while let Some(wait) = until.wait(rest) {
+        watchdog.turned(|| status(&engine));
         let wait = wait.min(haste.pause(engine.stats())).min(governing.pause());
         if let Ok(policies) = reloads.try_recv() {
             // What the new policies look at is watched before they decide anything.
@@ -145,6 +159,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
                     "cannot watch what the new policies need: those loaded before stay in force"
                 ),
             }
+            manager.ready(&status(&engine));
         }
         if rearm.swap(false, Ordering::Relaxed) {
             engine.rearm();
@@ -168,6 +183,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
             break;
         }
     }
+    manager.stopping();
     // Nothing waits for a sensor that ends.
     let held = holding.stats();
     drop(holding);
@@ -250,6 +266,7 @@ impl Settings {
             config.outputs = args.outputs;
         }
         config.require_actions |= args.require_actions;
+        config.pin |= args.pin;
         config.allow_unsafe_policies |= args.allow_unsafe_policies;
         let content = !args.no_content && config.content.unwrap_or(true);
         if !content && config.policies.is_empty() {
@@ -301,6 +318,13 @@ fn reload(engine: &mut Engine, policies: Arc<PolicySet>, resolver: &resolve::Res
         hash = engine.policies().hash(),
         "policies reloaded"
     );
+}
+
+/// How the sensor does, in a line for the service manager.
+fn status(engine: &Engine) -> String {
+    let EngineStats { events, lost, detections, .. } = engine.stats();
+    let policies = engine.policies().active().count();
+    format!("watching for {policies} policies; {events} events, {lost} lost, {detections} detections")
 }
 
 /// Says in one line what runs here.

@@ -5,6 +5,7 @@ use sls_core::{EventKind, Field, FieldSet};
 
 use super::{Attach, Group, Hook, Wanted, no_filter};
 use crate::hooks::HookFamily;
+use crate::kernel;
 use crate::loader::Aligned;
 
 pub(crate) const GROUP: Group = Group {
@@ -39,6 +40,10 @@ fn configure(open: &mut OpenObject, wanted: &Wanted<'_>) -> libbpf_rs::Result<()
         if !wanted.settings.kernel_tier && map.name().to_string_lossy().starts_with(TIER_MAPS) {
             map.set_autocreate(false)?;
         }
+    }
+    // Its end is told to what it leaves behind.
+    if wanted.settings.pin.is_some() {
+        kernel::set_self(open)?;
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sls_core::{Mechanism, Policy};
+
 /// The longest path in a key.
 pub(crate) const PATH_BYTES: usize = 252;
 /// Atoms and policies of an entry.
@@ -74,6 +76,9 @@ pub(crate) const ALL_ROOTS: u32 = u32::MAX;
 
 /// What came of a match, as `enum tier_result`.
 pub(crate) const RESULT_DONE: u8 = 1;
+
+/// Of a policy's name.
+const NAME_BYTES: usize = 120;
 
 const GUARD_PID: u32 = 1;
 const GUARD_CGROUP: u32 = 2;
@@ -219,6 +224,18 @@ pub(crate) fn allowance(allowed: u64) -> Vec<u8> {
     [allowed, 0].into_iter().flat_map(u64::to_ne_bytes).collect()
 }
 
+/// `struct tier_name`: what tells a policy, in the same words, from others.
+pub(crate) fn name(policy: &Policy, mechanism: Mechanism) -> Vec<u8> {
+    // FNV-1a: it has to be the same in every version.
+    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let rules = policy.rules.iter().flat_map(|rule| rule.text.as_bytes().iter().chain(b"\n"));
+    let text = rules.chain(mechanism.name().as_bytes()).chain(policy.name.as_bytes());
+    let mut bytes = text.fold(0xcbf2_9ce4_8422_2325, fnv).to_ne_bytes().to_vec();
+    bytes.extend(policy.name.bytes().take(NAME_BYTES));
+    bytes.resize(8 + NAME_BYTES, 0);
+    bytes
+}
+
 /// A guard: `struct tier_guard_key` without its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum GuardKey {
@@ -268,6 +285,12 @@ impl<'r> Verdicts<'r> {
         let count = usize::from(u16::from_le_bytes([head[4], head[5]])).min(VERDICTS);
         let bytes = rest.get(..8 * count).filter(|bytes| !bytes.is_empty())?;
         Some(Self { generation: u32::from_le_bytes([head[0], head[1], head[2], head[3]]), bytes })
+    }
+
+    /// What was carried out; of several, what is final.
+    pub(crate) fn acted(&self) -> Option<Verdict> {
+        let done = || self.iter().filter(|verdict| verdict.result == RESULT_DONE);
+        done().find(|verdict| verdict.action == SIGKILL).or_else(|| done().next())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Verdict> + use<'r> {

@@ -4,6 +4,7 @@
 mod bypass;
 #[path = "../common/mod.rs"]
 mod common;
+mod pin;
 mod victim;
 
 use std::fmt::Write;

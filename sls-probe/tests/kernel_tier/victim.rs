@@ -64,6 +64,10 @@ impl Marks {
         self.0.try_clone().unwrap()
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.1
+    }
+
     /// How many of them got to it.
     pub(crate) fn count(&self) -> u64 {
         fs::read(&self.1).unwrap().iter().filter(|byte| **byte == MARK).count() as u64

@@ -90,7 +90,7 @@ fn tell(repair: ProcessRepair) {
 }
 
 /// In nanoseconds since the epoch.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -13,6 +13,7 @@ use sls_core::{Capabilities, PolicySet};
 use super::trials::Trials;
 use crate::exit::show;
 use crate::policies::Documents;
+use crate::service_manager::ServiceManager;
 
 /// How often the files are looked at.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -21,16 +22,21 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Watch {
     documents: Documents,
     capabilities: Capabilities,
+    manager: ServiceManager,
     hangups: Signals,
     seen: Fingerprint,
 }
 
 impl Watch {
     /// Takes note of how the files are now, and of SIGHUP from now on.
-    pub(super) fn new(documents: Documents, capabilities: Capabilities) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        documents: Documents,
+        capabilities: Capabilities,
+        manager: ServiceManager,
+    ) -> anyhow::Result<Self> {
         let hangups = Signals::new([SIGHUP])?;
         let seen = fingerprint(&documents.files);
-        Ok(Self { documents, capabilities, hangups, seen })
+        Ok(Self { documents, capabilities, manager, hangups, seen })
     }
 
     /// Starts looking; every set that loads is sent. One that does not is explained, and the policies stay as they are.
@@ -53,6 +59,7 @@ impl Watch {
                 continue;
             }
             self.seen = now;
+            self.manager.reloading();
             match self.documents.load_for_this_host(self.capabilities.clone()) {
                 Ok(policies) => {
                     super::log_warnings(&policies);
@@ -65,7 +72,9 @@ impl Watch {
                 }
                 Err(diagnostics) => {
                     show(&diagnostics);
-                    tracing::error!("the policies are invalid: those loaded before stay in force");
+                    let reason = "the policies are invalid: those loaded before stay in force";
+                    tracing::error!("{reason}");
+                    self.manager.ready(reason);
                 }
             }
         }
