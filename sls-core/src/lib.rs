@@ -9,6 +9,7 @@ mod bytes;
 mod capabilities;
 mod check;
 mod condition;
+mod delivery;
 mod diagnostic;
 mod enforcement;
 mod engine;
@@ -61,6 +62,7 @@ pub use alert::{
 pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
 pub use condition::{MAX_CONDITION_POLICIES, SensorCondition};
+pub use delivery::{AlertTransport, Backoff, EncodedAlert};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};
 pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
