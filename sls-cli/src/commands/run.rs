@@ -58,9 +58,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let settings = Settings::new(args)?;
     let unsafe_policies = settings.config.allow_unsafe_policies;
     let mut builder = Probe::builder().unsafe_probes(unsafe_policies).kernel_tier(true);
-    if let Some(bytes) = settings.config.ring_bytes {
-        builder = builder.ring_bytes(bytes);
-    }
+    builder = settings.config.lanes(builder);
     if settings.config.self_protection {
         builder = builder.self_protection(protection::settings(&settings.config));
     }
