@@ -45,6 +45,7 @@ mod responders;
 mod restraint;
 mod rule;
 mod schema;
+mod suppression;
 mod syntax;
 mod tiers;
 mod trigger;
@@ -106,6 +107,7 @@ pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;
 pub use rule::{Condition, Rule, Test};
 pub use schema::{Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
+pub use suppression::MAX_SUPPRESSION_WINDOWS;
 pub use syntax::{
     Expr, Ident, Literal, LiteralValue, Operand, Operator, RuleSyntax, RuleVerdict, SyntaxError, TestSyntax, parse_rule,
 };

@@ -76,8 +76,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     if !keep_capabilities && let Err(error) = privileges::drop_unneeded(holds) {
         tracing::warn!(%error, "cannot give up the capabilities that are not needed");
     }
-    let outputs =
-        Outputs::open(&settings.config.outputs, format.unwrap_or(default_format()), &settings.config.message_types)?;
+    let outputs = outputs(&settings.config, format)?;
 
     let host = HostInfo::read();
     let responders = ResponderSettings::new(&settings.config);
@@ -111,7 +110,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;
     resolver.resolve(engine.policies());
-    let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
+    let mut alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
 
     let until = Until::new(stopped, settings.duration);
     let show_events = settings.show_events;
@@ -153,6 +152,8 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         })?;
         holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.report(engine.stats().lost, alerts.lost());
+        alerts.report();
+        engine.tick(alerts::now(), &mut |pending| alerts.send(pending));
         tampering.report(&mut probe);
         if status == SourceStatus::Ended || alerts.ended() {
             break;
@@ -167,7 +168,9 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     losses.report(engine.stats().lost, alerts.lost());
     tampering.report_now(&mut probe);
     // Detaching takes the kernel some seconds, for which no alert has to wait.
-    alerts.finish()?;
+    engine.finish(&mut |pending| alerts.send(pending));
+    let lost = alerts.finish()?;
+    losses.report(engine.stats().lost, lost);
     drop(probe);
     let stats = engine.stats();
     tracing::info!(
@@ -179,10 +182,16 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         breaker_held = stats.breaker_held,
         warm_up_held = stats.warm_up_held,
         pursued = stats.pursued,
+        suppressed = stats.suppressed,
         tampering_refused = tampering.refused(),
         "stopped"
     );
     Ok(Answer::Yes)
+}
+
+fn outputs(config: &Config, format: Option<Format>) -> anyhow::Result<Outputs> {
+    let spool = config.spool();
+    Outputs::open(&config.outputs, format.unwrap_or(default_format()), &config.message_types, spool.as_ref())
 }
 
 /// A flag that SIGTERM and SIGINT raise. A second signal ends the process at once.
@@ -272,6 +281,7 @@ fn engine(policies: PolicySet, settings: &Settings, guards: Guards, host: &HostI
     engine_host.utc_offset = utc_offset;
     let mut builder =
         Engine::builder(policies).planner(GuardedPlanner::new(guards)).host(engine_host).dry_run(settings.dry_run);
+    builder = builder.suppress_duplicates(config.suppress_duplicates.unwrap_or_default());
     builder = builder.breaker(config.breaker.limits()).warm_up(config.warm_up.unwrap_or_default());
     if let Some(limit) = config.process_limit {
         builder = builder.process_limit(limit);
