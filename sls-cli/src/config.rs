@@ -269,6 +269,11 @@ mod tests {
         let limits = SpoolLimits::default().max_bytes(1_000_000).max_age(Duration::from_secs(2 * 86_400));
         assert_eq!(config.spool(), Some(SpoolSettings { directory: "/s".into(), limits }));
         assert!(serde_yaml::from_str::<Config>("spool: {maxAge: 7}").is_err());
+        let documented =
+            include_str!("../../docs/policies.md").lines().find(|line| line.starts_with("spool: ")).unwrap();
+        let config: Config = serde_yaml::from_str(documented).unwrap();
+        let default = SpoolSettings { directory: DEFAULT_SPOOL_DIRECTORY.into(), limits: SpoolLimits::default() };
+        assert_eq!(config.spool(), Some(default));
     }
 
     #[test]

@@ -133,6 +133,13 @@ impl Output {
                     if stats.found > 0 {
                         tracing::info!(output = name, alerts = stats.found, "the spool has alerts that go first");
                     }
+                    if stats.corrupt > 0 {
+                        tracing::error!(output = name, records = stats.corrupt, "records of the spool were corrupt");
+                    }
+                    let dropped = stats.dropped_for_size + stats.dropped_for_age;
+                    if dropped > 0 {
+                        tracing::error!(output = name, dropped, "the spool dropped alerts that were over its limits");
+                    }
                     let output = name.clone();
                     builder = builder.spool(spool).on_spooled(move |uuid| tracing::debug!(%uuid, output, "spooled"));
                 }

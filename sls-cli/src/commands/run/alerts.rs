@@ -178,7 +178,6 @@ fn report_drops(output: &str, told: &DeliveryStats, stats: &DeliveryStats) {
             );
         }
     }
-    // What was found at the start was not told yet.
     if now.corrupt > before.corrupt {
         tracing::error!(output, records = now.corrupt - before.corrupt, "records of the spool were corrupt");
     }
