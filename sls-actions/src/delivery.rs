@@ -190,6 +190,12 @@ impl Delivery {
         }
     }
 
+    /// How many alerts were dropped because there was no room in memory ([`DeliveryStats::lost`]), at the cost of reading a number.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+
     /// What it has done. It waits neither for the disk nor for the output.
     #[must_use]
     pub fn stats(&self) -> DeliveryStats {

@@ -23,6 +23,7 @@ mod points;
 mod probe;
 mod protection;
 mod record;
+mod reread;
 mod resolve;
 mod room;
 mod snapshot;

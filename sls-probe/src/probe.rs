@@ -18,6 +18,7 @@ use crate::container::Containers;
 use crate::enrichment::Enrichment;
 use crate::error::ProbeError;
 use crate::group::{Attach, GROUPS, Wanted};
+use crate::host::in_host_pid_namespace;
 use crate::kernel::Kernel;
 use crate::lanes::Lanes;
 use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RINGS, SHED, SharedMaps, set_entry};
@@ -25,8 +26,9 @@ use crate::losses::Losses;
 use crate::points::{Point, Points};
 use crate::protection::{Protector, TamperReport};
 use crate::record::{self, Decoded, crash};
+use crate::reread::Reread;
 use crate::resolve::Resolver;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Arguments, Snapshot};
 use crate::tier::KernelTier;
 use crate::tier::layout::Verdicts;
 
@@ -56,6 +58,7 @@ pub struct Probe {
     tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
+    reread: Reread,
     lanes: Lanes,
     dozing: MapHandle,
     shed_kinds: MapHandle,
@@ -104,7 +107,7 @@ impl Probe {
             attached.push(object);
         }
         points.attach()?;
-        let snapshot = snapshot(&attached)?;
+        let snapshot = snapshot(&attached, Arguments::Read)?;
         let enrichment = Enrichment::start(&settings)?;
         let now = Instant::now();
         let mut protector = protector.map(Protector::attach).transpose()?;
@@ -118,6 +121,7 @@ impl Probe {
             tier,
             shared,
             snapshot,
+            reread: Reread::default(),
             lanes,
             dozing,
             shed_kinds,
@@ -389,6 +393,14 @@ impl Probe {
         Ok(())
     }
 
+    fn step_reread(&mut self, handle: &mut dyn FnMut(&mut Event)) {
+        let enrichment = &mut self.enrichment;
+        self.reread.step(&mut self.event, &mut |event, legacy_cgroup| {
+            enrichment.fill(event, legacy_cgroup);
+            handle(event);
+        });
+    }
+
     fn set_dozing(&self) -> Result<(), ProbeError> {
         let (key, value) = (0_u32.to_ne_bytes(), 1_u32.to_ne_bytes());
         set_entry(&self.dozing, DOZING, &key, &value)
@@ -420,6 +432,12 @@ impl Probe {
             if count > 0 || self.snapshot.is_some() {
                 return Ok(());
             }
+        }
+        if self.reread.is_under_way() {
+            // A part, and then what has come: neither waits for the other for long.
+            self.step_reread(handle);
+            self.drain(deadline, handle)?;
+            return Ok(());
         }
         loop {
             if self.drain(deadline, handle)? > 0 {
@@ -477,6 +495,22 @@ impl EventSource for Probe {
         Ok(self.set_shedding(shedding)?)
     }
 
+    /// Has the kernel's task iterator run once more, a part of it at each poll. It reads no memory of the processes: their
+    /// arguments are unknown. False if the probe was built without the [snapshot](ProbeBuilder::snapshot), or in another PID
+    /// namespace than the host's, of which the iterator shows no more than that.
+    fn reread_processes(&mut self) -> Result<bool, BoxError> {
+        if !in_host_pid_namespace() {
+            return Ok(false);
+        }
+        let Some(pass) = snapshot(&self.objects, Arguments::Leave)? else { return Ok(false) };
+        self.reread.begin(pass);
+        Ok(true)
+    }
+
+    fn reread_done(&mut self) -> Result<bool, BoxError> {
+        Ok(self.reread.done()?)
+    }
+
     fn provides(&self, kind: EventKind) -> FieldSet {
         self.settings.provides(kind)
     }
@@ -532,10 +566,10 @@ fn protect(protector: &mut Protector, objects: &[LoadedObject], points: &Points)
 }
 
 /// Starts the snapshot, if it is wanted.
-fn snapshot(objects: &[LoadedObject]) -> Result<Option<Snapshot>, ProbeError> {
+fn snapshot(objects: &[LoadedObject], arguments: Arguments) -> Result<Option<Snapshot>, ProbeError> {
     for object in objects {
         if let Some(hook) = object.loaded.iter().find(|hook| hook.attach == Attach::Iterator) {
-            let snapshot = Snapshot::start(object.link(*hook)?);
+            let snapshot = Snapshot::start(object.link(*hook)?, arguments);
             return snapshot.map(Some).map_err(|source| ProbeError::Attach { program: hook.program, source });
         }
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -69,7 +69,7 @@ impl Deliverer {
 
     /// Alerts that there was no room for.
     pub(super) fn lost(&self) -> u64 {
-        let lost_by_outputs: u64 = self.outputs.deliveries.iter().map(|output| output.delivery.stats().lost).sum();
+        let lost_by_outputs: u64 = self.outputs.deliveries.iter().map(|output| output.delivery.lost()).sum();
         self.lost.load(Ordering::Relaxed) + lost_by_outputs
     }
 
@@ -127,12 +127,6 @@ impl Deliverer {
             None => Ok(lost),
         }
     }
-}
-
-/// Nanoseconds since the epoch.
-pub(super) fn now() -> u64 {
-    let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Says what has changed.
