@@ -23,9 +23,31 @@ fn they_are_short() {
         ("own_events", include_str!("../own_events.rs")),
         ("embedded_sensor", include_str!("../embedded_sensor.rs")),
         ("isolate_host", include_str!("../isolate_host.rs")),
+        ("spooled_delivery", include_str!("../spooled_delivery.rs")),
     ] {
         assert!(text.lines().count() < 60, "{name} has {} lines", text.lines().count());
     }
+}
+
+#[test]
+fn spooled_delivery_delivers_later_what_it_cannot_deliver_now() {
+    let directory = tempfile::tempdir_in(std::env::temp_dir().canonicalize().unwrap()).unwrap();
+    let run = |rest: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spooled-delivery"));
+        let output = command.arg(directory.path().join("spool")).args(rest).env_clear().output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
+    };
+    let [alerts, said] = run(&["away"]);
+    assert!(alerts.is_empty() && said.ends_with("0 delivered, 1 wait in the spool\n"), "{alerts}{said}");
+    let safe = said.split_once("safe: ").unwrap().1[..36].to_owned();
+    let [alerts, said] = run(&[]);
+    let uuids: Vec<_> = alerts
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["uuid"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((uuids.len(), &uuids[0]), (2, &safe));
+    assert!(said.ends_with("2 delivered, 0 wait in the spool\n"), "{said}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod confirm;
 mod container;
+mod delivery;
 mod errno;
 mod file;
 mod identity;
@@ -21,6 +22,11 @@ pub use container::{
     CONTAINER_IS_GONE, CONTAINER_NOT_PAUSED, ContainerResponder, ContainerResponderBuilder, ContainerResponderError,
     DEFAULT_CONTAINER_TIMEOUT, MAX_CONTAINER_CGROUP_DEPTH, MAX_CONTAINER_CGROUPS, MAX_CONTAINER_PROCESSES,
     MAX_PENDING_THAWS, ThawStats,
+};
+pub use delivery::{
+    DEFAULT_DELIVERY_QUEUE, DEFAULT_SPOOL_AGE, DEFAULT_SPOOL_BYTES, Delivery, DeliveryBuilder, DeliveryStats,
+    FileTransport, MAX_SPOOLED_ALERT, MIN_SPOOL_BYTES, Spool, SpoolError, SpoolLimits, SpoolRecord, SpoolRecords,
+    SpoolStats, SpooledAlert, UnixTransport, read_spool,
 };
 pub use file::{
     DEFAULT_MAX_COPY_BYTES, DEFAULT_MAX_QUARANTINED_BYTES, DEFAULT_MAX_QUARANTINED_FILES, DEFAULT_QUARANTINE_DIRECTORY,

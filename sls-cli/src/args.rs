@@ -97,7 +97,7 @@ pub(crate) struct RunArgs {
     /// Keep all capabilities, instead of only those that the sensor needs.
     #[arg(long)]
     pub(crate) keep_capabilities: bool,
-    /// Where alerts go: `stdout`, `stdout:human`, `stdout:json` or `file:PATH`. May be given several times.
+    /// Where alerts go: `stdout`, `stdout:human`, `stdout:json`, `file:PATH` or `unix:PATH`. May be given several times.
     #[arg(long = "output", value_name = "SPEC")]
     pub(crate) outputs: Vec<OutputSpec>,
     /// Only alerts of these message types: `alert`, `smart_policy`, `audit`; the default is the first two.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
+use sls_actions::SpoolLimits;
 use sls_core::{BreakerLimits, GovernorLimits, Guard, Guards, Lane, MessageType};
 use sls_probe::{CgroupBudget, DEFAULT_PIN_PATH, ProbeBuilder};
 
 use crate::args::message_type;
-use crate::output::OutputSpec;
+use crate::output::{OutputSpec, SpoolSettings};
 
 /// What the file may say. Every key is optional; the command line goes before it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -28,6 +29,11 @@ pub(crate) struct Config {
     pub(crate) allow_unsafe_policies: bool,
     /// Where alerts go.
     pub(crate) outputs: Vec<OutputSpec>,
+    /// Where alerts wait that an output does not take, and how much of them.
+    spool: Option<SpoolConfig>,
+    /// For how long repeated alerts of one policy about one execution are counted instead of sent.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) suppress_duplicates: Option<Duration>,
     /// Only alerts of these message types; `alert` and `smart_policy` if there are none.
     #[serde(deserialize_with = "message_types")]
     pub(crate) message_types: Vec<MessageType>,
@@ -94,6 +100,19 @@ pub(crate) struct PauseContainer {
     /// Time after which a container goes on, such as `5m`; without it, containers stay paused until someone thaws them.
     #[serde(deserialize_with = "duration")]
     pub(crate) thaw_after: Option<Duration>,
+}
+
+/// The directory of the spool unless told otherwise: where systemd gives a unit a directory for its state it is in that.
+const DEFAULT_SPOOL_DIRECTORY: &str = "/var/lib/sls/spool";
+
+/// The spool, where that differs from the default.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct SpoolConfig {
+    directory: Option<PathBuf>,
+    max_bytes: Option<u64>,
+    #[serde(deserialize_with = "duration")]
+    max_age: Option<Duration>,
 }
 
 /// When the circuit breaker trips, where that differs from the default.
@@ -196,6 +215,9 @@ impl Config {
         for program in &mut config.self_protection_exempt {
             *program = directory.join(&*program);
         }
+        if let Some(SpoolConfig { directory: Some(spool), .. }) = &mut config.spool {
+            *spool = directory.join(&*spool);
+        }
         if let Some(quarantine) = &mut config.quarantine_directory {
             *quarantine = directory.join(&*quarantine);
         }
@@ -227,6 +249,21 @@ impl Config {
     /// Where the kernel tier is pinned.
     pub(crate) fn pin_path(&self) -> &Path {
         self.pin_directory.as_deref().unwrap_or(Path::new(DEFAULT_PIN_PATH))
+    }
+
+    /// The spool, if there is one: where it is asked for, or where systemd gives the sensor a directory for its state.
+    pub(crate) fn spool(&self) -> Option<SpoolSettings> {
+        let state = std::env::var_os("STATE_DIRECTORY").filter(|directory| !directory.is_empty());
+        // Of several, separated by colons, the first.
+        let state = state.and_then(|all| Some(PathBuf::from(all.to_str()?.split(':').next()?).join("spool")));
+        if self.spool.is_none() && state.is_none() {
+            return None;
+        }
+        let SpoolConfig { directory, max_bytes, max_age } = self.spool.clone().unwrap_or_default();
+        let limits = SpoolLimits::default();
+        let limits = limits.max_bytes(max_bytes.unwrap_or(limits.max_bytes)).max_age(max_age.unwrap_or(limits.max_age));
+        let directory = directory.or(state).unwrap_or_else(|| DEFAULT_SPOOL_DIRECTORY.into());
+        Some(SpoolSettings { directory, limits })
     }
 
     /// The guards that it adds to others, but for those of cgroups, which are known only on the host.
@@ -339,6 +376,19 @@ mod tests {
             assert!(error.contains("wanted"), "{wrong}: {error}");
         }
         assert!(limits("limits: {cpus: 5%}").is_err());
+    }
+
+    #[test]
+    fn the_spool_has_its_place_and_its_limits() {
+        let config: Config = serde_yaml::from_str("spool: {directory: /s, maxBytes: 1000000, maxAge: 2d}").unwrap();
+        let limits = SpoolLimits::default().max_bytes(1_000_000).max_age(Duration::from_secs(2 * 86_400));
+        assert_eq!(config.spool(), Some(SpoolSettings { directory: "/s".into(), limits }));
+        assert!(serde_yaml::from_str::<Config>("spool: {maxAge: 7}").is_err());
+        let documented =
+            include_str!("../../docs/policies.md").lines().find(|line| line.starts_with("spool: ")).unwrap();
+        let config: Config = serde_yaml::from_str(documented).unwrap();
+        let default = SpoolSettings { directory: DEFAULT_SPOOL_DIRECTORY.into(), limits: SpoolLimits::default() };
+        assert_eq!(config.spool(), Some(default));
     }
 
     #[test]

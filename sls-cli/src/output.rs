@@ -1,14 +1,13 @@
 //! Where alerts go.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{Write, stdout};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
-use sls_core::{Alert, AlertSink, BoxError, MessageType};
+use sls_actions::{Delivery, FileTransport, Spool, SpoolError, SpoolLimits, UnixTransport};
+use sls_core::{Alert, AlertSink, AlertTransport, BoxError, EncodedAlert, MessageType, Uuid};
 
 use crate::args::Format;
 use crate::exit::is_broken_pipe;
@@ -21,6 +20,8 @@ pub(crate) enum OutputSpec {
     Stdout(Option<Format>),
     /// JSON lines, appended to a file.
     File(PathBuf),
+    /// JSON lines, to a listening UNIX stream socket.
+    Unix(PathBuf),
 }
 
 impl FromStr for OutputSpec {
@@ -32,7 +33,8 @@ impl FromStr for OutputSpec {
             Some(("stdout", "human")) => Ok(Self::Stdout(Some(Format::Human))),
             Some(("stdout", "json")) => Ok(Self::Stdout(Some(Format::Json))),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err("expected `stdout`, `stdout:human`, `stdout:json` or `file:PATH`".to_owned()),
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            _ => Err("expected `stdout`, `stdout:human`, `stdout:json`, `file:PATH` or `unix:PATH`".to_owned()),
         }
     }
 }
@@ -43,102 +45,165 @@ impl<'de> Deserialize<'de> for OutputSpec {
     }
 }
 
-/// All outputs of a run. An alert that one of them does not take still goes to the others. Standard output is given up
-/// when whoever read it has gone.
+/// Where the outputs that can fail keep what they do not get rid of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SpoolSettings {
+    /// Has a directory for each output.
+    pub(crate) directory: PathBuf,
+    /// Of each output.
+    pub(crate) limits: SpoolLimits,
+}
+
+/// All outputs of a run.
 #[derive(Debug)]
 pub(crate) struct Outputs {
-    outputs: Vec<Output>,
+    pub(crate) stdout: StandardOutputs,
+    pub(crate) deliveries: Vec<Output>,
     message_types: Vec<MessageType>,
 }
 
+/// An output that can fail, with threads of its own.
 #[derive(Debug)]
-enum Output {
-    Human,
-    Json,
-    File { path: PathBuf, file: File },
+pub(crate) struct Output {
+    /// As the configuration names it.
+    pub(crate) name: String,
+    pub(crate) delivery: Delivery,
 }
 
 impl Outputs {
     /// Opens the outputs; standard output in `format` if there are none. They take the message types given, or the
     /// usual ones.
-    pub(crate) fn open(specs: &[OutputSpec], format: Format, message_types: &[MessageType]) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        specs: &[OutputSpec],
+        format: Format,
+        message_types: &[MessageType],
+        spool: Option<&SpoolSettings>,
+    ) -> anyhow::Result<Self> {
         let default = [OutputSpec::Stdout(None)];
         let specs = if specs.is_empty() { &default[..] } else { specs };
-        let outputs = specs.iter().map(|spec| Output::open(spec, format)).collect::<anyhow::Result<_>>()?;
+        let mut stdout = Vec::new();
+        let mut deliveries = Vec::new();
+        for spec in specs {
+            match spec {
+                OutputSpec::Stdout(own) => stdout.push(own.unwrap_or(format)),
+                OutputSpec::File(path) => {
+                    let mut transport = FileTransport::new(path);
+                    if let Err(error) = transport.open() {
+                        let error = anyhow::Error::from(error);
+                        let error = error.context(format!("cannot open the output {}", path.display()));
+                        // What is kept on disk can wait for it.
+                        if spool.is_none() {
+                            return Err(error);
+                        }
+                        tracing::error!("{error:#}");
+                    }
+                    deliveries.push(Output::start("file", path, transport, spool)?);
+                }
+                OutputSpec::Unix(path) => {
+                    deliveries.push(Output::start("unix", path, UnixTransport::new(path), spool)?);
+                }
+            }
+        }
         let message_types = if message_types.is_empty() { MessageType::DEFAULT } else { message_types };
-        Ok(Self { outputs, message_types: message_types.to_vec() })
+        Ok(Self { stdout: StandardOutputs(stdout), deliveries, message_types: message_types.to_vec() })
     }
 
-    /// Whether nobody takes alerts any more.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.outputs.is_empty()
+    /// Whether the outputs want the alert.
+    pub(crate) fn want(&self, alert: &Alert) -> bool {
+        alert.message_type.is_some_and(|message_type| self.message_types.contains(&message_type))
     }
 }
 
-impl AlertSink for Outputs {
+impl Output {
+    fn start(
+        kind: &str,
+        path: &Path,
+        transport: impl AlertTransport + 'static,
+        spool: Option<&SpoolSettings>,
+    ) -> anyhow::Result<Self> {
+        let name = format!("{kind}:{}", std::path::absolute(path)?.display());
+        let mut builder = Delivery::builder(transport);
+        if let Some(spool) = spool {
+            // What the name stands for stays the same.
+            let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes());
+            let directory = spool.directory.join(format!("{kind}-{id}"));
+            match Spool::open(&directory, spool.limits) {
+                Ok(spool) => {
+                    let stats = spool.stats();
+                    if stats.found > 0 {
+                        tracing::info!(output = name, alerts = stats.found, "the spool has alerts that go first");
+                    }
+                    if stats.corrupt > 0 {
+                        tracing::error!(output = name, records = stats.corrupt, "records of the spool were corrupt");
+                    }
+                    let dropped = stats.dropped_for_size + stats.dropped_for_age;
+                    if dropped > 0 {
+                        tracing::error!(output = name, dropped, "the spool dropped alerts that were over its limits");
+                    }
+                    let output = name.clone();
+                    builder = builder.spool(spool).on_spooled(move |uuid| tracing::debug!(%uuid, output, "spooled"));
+                }
+                // Who may read the spool may read alerts, or forge them.
+                Err(error @ SpoolError::Unsafe { .. }) => return Err(error.into()),
+                Err(error) => {
+                    tracing::error!(output = name, "{error}: its alerts wait in memory, and are gone with the sensor");
+                }
+            }
+        }
+        let delivery = builder.start().context("cannot start a thread for an output")?;
+        Ok(Self { name, delivery })
+    }
+}
+
+/// The alert as outputs have it: one line without control characters.
+pub(crate) fn encode(alert: &Alert) -> EncodedAlert {
+    EncodedAlert::new(alert.uuid, render::json(&alert.to_json()))
+}
+
+/// Standard output, once or more. It is given up when whoever read it has gone.
+#[derive(Debug)]
+pub(crate) struct StandardOutputs(Vec<Format>);
+
+impl StandardOutputs {
+    /// In this format, once.
+    pub(crate) fn one(format: Format) -> Self {
+        Self(vec![format])
+    }
+
+    /// Takes them out.
+    pub(crate) fn take(&mut self) -> Self {
+        Self(std::mem::take(&mut self.0))
+    }
+
+    /// Whether nobody takes alerts here, or not any more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl AlertSink for StandardOutputs {
     fn emit(&mut self, alert: &Alert) -> Result<(), BoxError> {
-        if !alert.message_type.is_some_and(|message_type| self.message_types.contains(&message_type)) {
+        if alert.message_type.is_none() {
             return Ok(());
         }
         let mut failed = None;
-        self.outputs.retain_mut(|output| match output.write(alert) {
-            Ok(()) => true,
-            Err(error) => {
-                let gone = output.is_stdout() && is_broken_pipe(&error);
-                failed = Some(error);
-                !gone
-            }
+        self.0.retain(|format| {
+            let Err(error) = write(*format, alert) else { return true };
+            let gone = is_broken_pipe(&error);
+            failed = Some(error);
+            !gone
         });
         // The way that keeps the cause, which decides about the exit status.
         failed.map_or(Ok(()), |error| Err(error.reallocate_into_boxed_dyn_error_without_backtrace()))
     }
 }
 
-impl Output {
-    fn open(spec: &OutputSpec, format: Format) -> anyhow::Result<Self> {
-        Ok(match spec {
-            OutputSpec::Stdout(own) => match own.unwrap_or(format) {
-                Format::Human => Self::Human,
-                Format::Json => Self::Json,
-            },
-            OutputSpec::File(path) => Self::File { path: path.clone(), file: open_file(path)? },
-        })
+fn write(format: Format, alert: &Alert) -> anyhow::Result<()> {
+    match format {
+        Format::Human => anstream::stdout().write_all(render::alert(alert).as_bytes())?,
+        Format::Json => writeln!(stdout(), "{}", encode(alert).json)?,
     }
-
-    fn is_stdout(&self) -> bool {
-        matches!(self, Self::Human | Self::Json)
-    }
-
-    fn write(&mut self, alert: &Alert) -> anyhow::Result<()> {
-        match self {
-            Self::Human => anstream::stdout().write_all(render::alert(alert).as_bytes())?,
-            Self::Json => writeln!(stdout(), "{}", render::json(&alert.to_json()))?,
-            // One write a line, so that a reader never sees half of one.
-            Self::File { path, file } => {
-                if !is_file_at(file, path) {
-                    *file = open_file(path)?;
-                }
-                file.write_all(format!("{}\n", render::json(&alert.to_json())).as_bytes())
-                    .with_context(|| format!("cannot write to {}", path.display()))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Opens a file of alerts. Only its owner may read it: arguments of programs hold secrets.
-fn open_file(path: &Path) -> anyhow::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true).mode(0o600);
-    options.open(path).with_context(|| format!("cannot open the output {}", path.display()))
-}
-
-/// Whether the open file is still the one that its path names, and was not rotated away.
-fn is_file_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -150,7 +215,8 @@ mod tests {
         assert_eq!("stdout".parse(), Ok(OutputSpec::Stdout(None)));
         assert_eq!("stdout:json".parse(), Ok(OutputSpec::Stdout(Some(Format::Json))));
         assert_eq!("file:/a:b".parse(), Ok(OutputSpec::File("/a:b".into())));
-        for bad in ["", "file:", "stdout:xml", "webhook:x"] {
+        assert_eq!("unix:/run/alerts".parse(), Ok(OutputSpec::Unix("/run/alerts".into())));
+        for bad in ["", "file:", "unix:", "stdout:xml", "webhook:x"] {
             assert!(bad.parse::<OutputSpec>().is_err(), "{bad}");
         }
     }

@@ -85,6 +85,13 @@ pub struct Alert {
     /// Events of this class that were lost since the last alert.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost_events: u64,
+    /// For how many alerts this one stands, where repetitions are counted instead of sent
+    /// ([`EngineBuilder::suppress_duplicates`](crate::EngineBuilder::suppress_duplicates)): it is the first of them. Zero otherwise.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repeated: u64,
+    /// When the last of those happened, in nanoseconds since the epoch. Zero otherwise.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub last_timestamp: u64,
 }
 
 // Serde hands out references.

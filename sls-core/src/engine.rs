@@ -30,6 +30,7 @@ use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessRepair, ProcessTable};
 use crate::pursuit::Pursuits;
 use crate::restraint::{Restraints, Trip};
 use crate::schema::{Field, FieldSet};
+use crate::suppression::{Admission, Suppression};
 use losses::LossLedger;
 use repair::Repairs;
 use respond::{Detection, Responding, Started, held_response};
@@ -71,6 +72,7 @@ pub struct EngineBuilder {
     changed_file_limit: usize,
     breaker: BreakerLimits,
     warm_up: Duration,
+    suppress_duplicates: Duration,
 }
 
 impl EngineBuilder {
@@ -132,6 +134,18 @@ impl EngineBuilder {
         self
     }
 
+    /// For how long after an alert others of the same policy about the same execution, a process from one exec to the next, are
+    /// counted instead of sent. They come as one alert with their number ([`Alert::repeated`]), at the latest with
+    /// [`Engine::tick`] or [`Engine::finish`], which have to be called then. Never counted are the first, and alerts with an
+    /// action that was not a dry run or refused. Default zero: every alert is sent.
+    ///
+    /// Only the first of those that are counted is seen whole: what else the process did, such as to which other files, is not.
+    #[must_use]
+    pub fn suppress_duplicates(mut self, window: Duration) -> Self {
+        self.suppress_duplicates = window;
+        self
+    }
+
     /// The engine.
     #[must_use]
     pub fn build(self) -> Engine {
@@ -149,6 +163,7 @@ impl EngineBuilder {
             processes: ProcessTable::new(self.process_limit),
             held_responses: HeldResponses::default(),
             pursuits: Pursuits::default(),
+            suppression: Suppression::new(self.suppress_duplicates),
             dry_run: self.dry_run,
             detections: Vec::new(),
             stats: EngineStats::default(),
@@ -217,6 +232,10 @@ pub struct EngineStats {
     /// Trees whose escaped processes were no longer looked for before the time was over, for want of room
     /// ([`MAX_PURSUITS`](crate::MAX_PURSUITS)).
     pub pursuits_cut: u64,
+    /// Alerts that were counted instead of sent ([`EngineBuilder::suppress_duplicates`]).
+    pub suppressed: u64,
+    /// Times that this ended early for want of room ([`MAX_SUPPRESSION_WINDOWS`](crate::MAX_SUPPRESSION_WINDOWS)).
+    pub suppressions_cut: u64,
 }
 
 /// Takes events, decides, acts, and makes alerts. One thread owns it; nothing in it locks.
@@ -252,6 +271,7 @@ pub struct Engine {
     restraints: Restraints,
     held_responses: HeldResponses,
     pursuits: Pursuits,
+    suppression: Suppression,
     dry_run: bool,
     losses: LossLedger,
     repairs: Repairs,
@@ -274,6 +294,7 @@ impl Engine {
             changed_file_limit: DEFAULT_CHANGED_FILE_LIMIT,
             breaker: BreakerLimits::default(),
             warm_up: Duration::ZERO,
+            suppress_duplicates: Duration::ZERO,
         }
     }
 
@@ -437,10 +458,18 @@ impl Engine {
 
     /// Makes the alerts of what was detected.
     fn report(&mut self, event: &Event, alert: &mut dyn FnMut(PendingAlert)) {
+        self.suppression.observe(event);
         for detection in self.detections.drain(..) {
             self.pursuits.begin(event, &detection.plan);
             self.stats.actions += detection.executions.len() as u64;
             let Detection { policy, rule, uncertain, new_name, plan, executions, sequence, .. } = detection;
+            let admission = match plan.report {
+                Some(_) if executions.iter().all(Started::withheld) => self.suppression.admit(event, policy.index),
+                _ => Admission::Sent,
+            };
+            if admission == Admission::Counted {
+                continue;
+            }
             let finding = Finding {
                 event,
                 policy: &policy,
@@ -453,11 +482,37 @@ impl Engine {
                 lost_events: plan.report.map_or(0, |_| self.losses.since_alert(event.kind)),
             };
             let made = build_alert(&mut self.context, &mut self.processes, &finding);
-            alert(PendingAlert { alert: made, executions, utc_offset: self.context.host.utc_offset });
+            let pending = PendingAlert { alert: made, executions, utc_offset: self.context.host.utc_offset };
+            match admission {
+                // Nothing was done, so there is nothing to wait for.
+                Admission::Kept => self.suppression.keep(event.process, policy.index, pending.complete()),
+                _ => alert(pending),
+            }
         }
         for trip in self.restraints.trips.drain(..) {
             let made = trip_alert(&mut self.context, &mut self.processes, event, &trip);
             alert(PendingAlert { alert: made, executions: Vec::new(), utc_offset: self.context.host.utc_offset });
+        }
+        self.flush_repeated(alert);
+    }
+
+    /// Gives `alert` what was counted instead of sent until `time`, in nanoseconds since the epoch, or until the policies were
+    /// loaded anew ([`EngineBuilder::suppress_duplicates`]). To be called about every second where there may be no events.
+    pub fn tick(&mut self, time: u64, alert: &mut dyn FnMut(PendingAlert)) {
+        self.suppression.advance(time);
+        self.flush_repeated(alert);
+    }
+
+    /// Gives `alert` all that was counted instead of sent: the engine gets no more events.
+    pub fn finish(&mut self, alert: &mut dyn FnMut(PendingAlert)) {
+        self.suppression.end_all();
+        self.flush_repeated(alert);
+    }
+
+    fn flush_repeated(&mut self, alert: &mut dyn FnMut(PendingAlert)) {
+        while let Some(repeated) = self.suppression.due.pop_front() {
+            let utc_offset = self.context.host.utc_offset;
+            alert(PendingAlert { alert: *repeated, executions: Vec::new(), utc_offset });
         }
     }
 
@@ -561,6 +616,8 @@ impl Engine {
         policies.adopt_addresses(&self.policies);
         self.history.reload(&self.policies, &policies);
         self.restraints.reload(&self.policies, &policies);
+        // What was counted is told with the next event or tick.
+        self.suppression.end_all();
         self.losses.reload(&policies);
         self.policies = policies;
         self.matcher = (self.factory)(self.policies.clone());
@@ -620,6 +677,8 @@ impl Engine {
             warm_up_held: held.warm_up_held,
             pursuits: self.pursuits.begun(),
             pursuits_cut: self.pursuits.cut(),
+            suppressed: self.suppression.suppressed,
+            suppressions_cut: self.suppression.evicted,
             ..self.stats
         }
     }

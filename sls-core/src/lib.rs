@@ -9,6 +9,7 @@ mod bytes;
 mod capabilities;
 mod check;
 mod condition;
+mod delivery;
 mod dependence;
 mod diagnostic;
 mod enforcement;
@@ -46,6 +47,7 @@ mod responders;
 mod restraint;
 mod rule;
 mod schema;
+mod suppression;
 mod syntax;
 mod tiers;
 mod trigger;
@@ -63,6 +65,7 @@ pub use alert::{
 pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
 pub use condition::{AffectedPolicy, MAX_CONDITION_POLICIES, SensorCondition};
+pub use delivery::{AlertTransport, Backoff, EncodedAlert};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};
 pub use engine::{
@@ -113,6 +116,7 @@ pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;
 pub use rule::{Condition, Rule, Test};
 pub use schema::{Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
+pub use suppression::MAX_SUPPRESSION_WINDOWS;
 pub use syntax::{
     Expr, Ident, Literal, LiteralValue, Operand, Operator, RuleSyntax, RuleVerdict, SyntaxError, TestSyntax, parse_rule,
 };

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use sls_core::{
-    AlertSink, BoxError, Capabilities, DryRunResponder, Engine, EventReader, EventSource, MatchCosts, MessageType,
-    ProfilingMatcher, SourceStatus, UnknownKeys,
+    AlertSink, BoxError, Capabilities, DryRunResponder, Engine, EventReader, EventSource, MatchCosts, ProfilingMatcher,
+    SourceStatus, UnknownKeys,
 };
 
 use crate::args::{EventsArgs, Format, ReplayArgs};
 use crate::exit::{Answer, UnusablePolicies, say};
-use crate::output::Outputs;
+use crate::output::StandardOutputs;
 use crate::policies::Documents;
 use crate::render;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(ReplayArgs { events: args, costs }: &ReplayArgs, format: Optio
         .load(Capabilities::default())
         .map_err(|diagnostics| UnusablePolicies::shown(&diagnostics))?;
     // JSON lines even on a terminal, unless asked: that is what a replay is for.
-    let mut outputs = Outputs::open(&[], format.unwrap_or(Format::Json), MessageType::ALL)?;
+    let mut outputs = StandardOutputs::one(format.unwrap_or(Format::Json));
     let mut builder = Engine::builder(policies).dry_run(true);
     let measured = Arc::new(OnceLock::new());
     if *costs {

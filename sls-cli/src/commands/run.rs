@@ -88,8 +88,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     if !keep_capabilities && let Err(error) = privileges::drop_unneeded(holds) {
         tracing::warn!(%error, "cannot give up the capabilities that are not needed");
     }
-    let outputs =
-        Outputs::open(&settings.config.outputs, format.unwrap_or(default_format()), &settings.config.message_types)?;
+    let outputs = outputs(&settings.config, format)?;
 
     let host = HostInfo::read();
     let responders = ResponderSettings::new(&settings.config);
@@ -124,7 +123,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let reloads = watch.start(trials)?;
     let resolver = resolve::Resolver::start()?;
     resolver.resolve(engine.policies());
-    let alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
+    let mut alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
     if let Some(condition) = unattended {
         alerts.send(engine.report_condition(condition, losses::now()));
     }
@@ -176,6 +175,8 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         })?;
         holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.look(&mut probe, &mut engine, &alerts);
+        alerts.report();
+        engine.tick(losses::now(), &mut |pending| alerts.send(pending));
         tampering.report(&mut probe);
         governing.govern(&mut probe, &mut engine, |pending| alerts.send(pending));
         counters.log(&engine, &probe, holding.stats(), alerts.lost());
@@ -195,7 +196,9 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     tampering.report_now(&mut probe);
     Counters::log_at_end(&engine, &probe, held, alerts.lost());
     // Detaching takes the kernel some seconds, for which no alert has to wait.
-    alerts.finish()?;
+    engine.finish(&mut |pending| alerts.send(pending));
+    let lost = alerts.finish()?;
+    losses.log_alerts(lost);
     drop(probe);
     let stats = engine.stats();
     tracing::info!(
@@ -207,11 +210,17 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         breaker_held = stats.breaker_held,
         warm_up_held = stats.warm_up_held,
         pursued = stats.pursued,
+        suppressed = stats.suppressed,
         tampering_refused = tampering.refused(),
         load_changes = governing.changes(),
         "stopped"
     );
     Ok(Answer::Yes)
+}
+
+fn outputs(config: &Config, format: Option<Format>) -> anyhow::Result<Outputs> {
+    let spool = config.spool();
+    Outputs::open(&config.outputs, format.unwrap_or(default_format()), &config.message_types, spool.as_ref())
 }
 
 /// A flag that SIGTERM and SIGINT raise. A second signal ends the process at once.
@@ -302,6 +311,7 @@ fn engine(policies: PolicySet, settings: &Settings, guards: Guards, host: &HostI
     engine_host.utc_offset = utc_offset;
     let mut builder =
         Engine::builder(policies).planner(GuardedPlanner::new(guards)).host(engine_host).dry_run(settings.dry_run);
+    builder = builder.suppress_duplicates(config.suppress_duplicates.unwrap_or_default());
     builder = builder.breaker(config.breaker.limits()).warm_up(config.warm_up.unwrap_or_default());
     if let Some(limit) = config.process_limit {
         builder = builder.process_limit(limit);

@@ -132,6 +132,8 @@ pub(crate) fn build_alert(context: &mut AlertContext, processes: &mut ProcessTab
         uncertain: uncertain.iter().map(Field::name).collect(),
         untrusted: event.untrusted().iter().map(Field::name).collect(),
         lost_events,
+        repeated: 0,
+        last_timestamp: 0,
     }
 }
 
@@ -177,6 +179,8 @@ pub(crate) fn condition_alert(context: &mut AlertContext, condition: SensorCondi
         uncertain: Vec::new(),
         untrusted: Vec::new(),
         lost_events: 0,
+        repeated: 0,
+        last_timestamp: 0,
     }
 }
 

@@ -30,6 +30,14 @@ impl Started {
     }
 }
 
+impl Started {
+    /// Whether nothing was done, for a dry run or a guard withheld it.
+    pub(super) fn withheld(&self) -> bool {
+        let Execution::Done(outcome) = &self.execution else { return false };
+        matches!(outcome.result, ActionResult::DryRun { .. } | ActionResult::Refused { .. })
+    }
+}
+
 /// A decision that was acted upon, and of which the alert is still to be made.
 pub(super) struct Detection {
     pub(super) policy: Arc<Policy>,

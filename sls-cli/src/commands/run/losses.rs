@@ -71,7 +71,11 @@ impl Losses {
             );
             self.events = events;
         }
-        let lost = alerts.lost();
+        self.log_alerts(alerts.lost());
+    }
+
+    /// Tells of alerts that there was no room for, so many in all.
+    pub(super) fn log_alerts(&mut self, lost: u64) {
         if lost > self.alerts {
             let new = lost - self.alerts;
             tracing::error!(
