@@ -7,6 +7,8 @@ mod confirm;
 mod container;
 mod errno;
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod identity;
 mod namespace;
 mod pidfd;
