@@ -141,10 +141,11 @@ coverage() {
         { tail -20 "$scratch/log" >&2; echo "fuzz: $target fails on its corpus" >&2; exit 1; }
       "$tools/llvm-profdata" merge -sparse "$profile.raw" -o "$profile.data"
       IFS=$'\t' read -r _ about sources < <(grep -P "^$target\t" "$FUZZ/targets.tsv")
-      # Words of a list: each is a file or a directory.
-      # shellcheck disable=SC2086
-      report=$(cd "$ROOT" && "$tools/llvm-cov" report "$built/$target" -instr-profile="$profile.data" \
-        $(for source in $sources; do [ ! -e "$source" ] || find "$PWD/$source" -name '*.rs'; done) | awk '$1 == "TOTAL" { printf "%d of %d (%s) | %d of %d (%s)", $2 - $3, $2, $4, $8 - $9, $8, $10 }')
+      mapfile -t files < <(cd "$ROOT" && for source in $sources; do
+        [ ! -e "$source" ] || find "$PWD/$source" -name '*.rs'
+      done)
+      report=$("$tools/llvm-cov" report "$built/$target" -instr-profile="$profile.data" "${files[@]}" | awk '
+        $1 == "TOTAL" { printf "%d of %d (%s) | %d of %d (%s)", $2 - $3, $2, $4, $8 - $9, $8, $10 }')
       read -r seconds executions findings < <(awk -F'\t' -v target="$target" \
         '$1 == target { s += $2; runs += $3 } END { print s + 0, runs + 0, 0 }' "$RUNS" 2>/dev/null || echo 0 0 0)
       findings=$(find "$FUZZ/artifacts/$target" -type f 2>/dev/null | wc -l)
