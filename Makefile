@@ -102,7 +102,7 @@ miri: ## Unit tests of sls-core under Miri (nightly)
 	.ci/miri.sh
 
 .PHONY: tsan
-tsan: ## The sensor and tests of its threads under the thread sanitizer (nightly, root, about 4 GiB)
+tsan: ## The sensor under the thread sanitizer, acting and reloading (nightly, root, about 2 GiB)
 	@.ci/setup.sh build test
 	$(call heading,thread sanitizer)
 	$(SUDO) .ci/tsan.sh
