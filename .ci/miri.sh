@@ -14,7 +14,8 @@ if ! cargo "+$toolchain" miri --version >/dev/null 2>&1; then
   exit 0
 fi
 if [ $# = 0 ]; then
-  set -- action:: alert:: bytes:: enforcement:: event:: event_clock:: matcher::
+  set -- action:: alert:: bytes:: enforcement:: event:: event_clock:: matcher::candidates matcher::edges matcher::grams \
+    matcher::hash matcher::ranges matcher::regexes::tests::counts_bytes
 fi
 # Two cases of each property; proptest asks where it is to keep failures, and is told that there is no such place.
 export MIRIFLAGS="-Zmiri-isolation-error=hide -Zmiri-env-set=PROPTEST_CASES=2 ${MIRIFLAGS:-}"
