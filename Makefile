@@ -20,8 +20,10 @@ BENCH_ARGS ?=
 QUICK ?=
 # Arguments of the noise measurement.
 NOISE_ARGS ?=
-# Seconds for each fuzz target.
-FUZZ_SECONDS ?= 10
+# Seconds for each fuzz target: of fuzz-smoke 10, of fuzz an hour.
+FUZZ_SECONDS ?=
+# The fuzz targets of fuzz and fuzz-seeds (default: all).
+FUZZ_TARGETS ?=
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -80,7 +82,30 @@ instructions: ## The instructions that the matcher takes, counted by callgrind: 
 fuzz-smoke: ## Each fuzz target for FUZZ_SECONDS (10)
 	@.ci/setup.sh build test
 	$(call heading,fuzz targets)
-	.ci/fuzz.sh -t $(FUZZ_SECONDS)
+	.ci/fuzz.sh -t $(or $(FUZZ_SECONDS),10)
+
+.PHONY: fuzz
+fuzz: ## Each fuzz target for FUZZ_SECONDS (3600); FUZZ_TARGETS="record proc" for these only
+	@.ci/setup.sh build test
+	$(call heading,fuzz targets)
+	.ci/fuzz.sh -t $(or $(FUZZ_SECONDS),3600) $(FUZZ_TARGETS)
+
+.PHONY: fuzz-coverage
+fuzz-coverage: ## What the fuzz targets cover of what they attack; writes the table in docs/fuzzing.md
+	@.ci/setup.sh build test coverage
+	$(call heading,coverage of the fuzz targets)
+	.ci/fuzz.sh -c
+
+.PHONY: miri
+miri: ## Unit tests of sls-core under Miri (nightly)
+	$(call heading,Miri)
+	.ci/miri.sh
+
+.PHONY: tsan
+tsan: ## The sensor under the thread sanitizer, acting and reloading (nightly, root, about 2 GiB)
+	@.ci/setup.sh build test
+	$(call heading,thread sanitizer)
+	$(SUDO) .ci/tsan.sh
 
 .PHONY: vm-smoke
 vm-smoke: vm-build ## The tests of the real kernel under KERNEL (6.12), in QEMU: as many as SMOKE_SECONDS (120) allow
@@ -171,6 +196,11 @@ bpf: ## Rebuild the committed BPF object from its source
 bless-instructions: ## Commit to what the matcher takes now: writes benches/instructions
 	@.ci/setup.sh build count
 	.ci/instructions.sh --bless
+
+.PHONY: fuzz-seeds
+fuzz-seeds: ## Commit to what fuzzing found: adds the inputs with most coverage to fuzz/seeds
+	@.ci/setup.sh build test
+	.ci/fuzz.sh -m $(FUZZ_TARGETS)
 
 .PHONY: fmt
 fmt: ## Format the Rust sources

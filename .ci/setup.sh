@@ -6,6 +6,7 @@
 #   build  a C toolchain and the headers of libelf and zlib: `cargo build` compiles libbpf
 #   bpf    clang: only to rebuild or to check the committed BPF object
 #   test   what the tests run against, and a C++ compiler for libFuzzer
+#   coverage  llvm-tools of the toolchain, for `make fuzz-coverage`
 #   count  valgrind, for `make instructions`
 #   lint   shellcheck, clippy and rustfmt
 #   deny   cargo-deny
@@ -18,6 +19,7 @@ declare -A PACKAGES=(
   [build]="gcc libc6-dev make pkg-config libelf-dev zlib1g-dev"
   [bpf]="clang"
   [test]="wget runc crun podman busybox-static bpftool libcap2-bin g++"
+  [coverage]="gcc libc6-dev"
   [count]="valgrind"
   [lint]="shellcheck"
   [deny]="gcc libc6-dev"
@@ -66,6 +68,14 @@ components() {
   done
 }
 
+llvm_tools() {
+  local sysroot
+  sysroot=$(rustc --print sysroot)
+  ! compgen -G "$sysroot/lib/rustlib/*/bin/llvm-cov" >/dev/null || return 0
+  say "rustup component add llvm-tools"
+  rustup --quiet component add llvm-tools
+}
+
 # Every optimisation of its release profile is off: it runs for a second, and would take minutes more to build.
 cargo_deny() {
   # A second run waits for the first, and then finds that there is nothing left to do.
@@ -92,6 +102,7 @@ apt "${wanted[@]}"
 for mode; do
   case $mode in
     lint) components ;;
+    coverage) llvm_tools ;;
     deny) cargo_deny ;;
   esac
 done

@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn decoded(bytes: &[u8], event: &mut Event) -> bool {
-    if let Err(error) = sls_probe::__fuzz::decode(bytes, event) {
+    if let Err(error) = sls_probe::decode_record(bytes, event) {
         assert!(error.to_string().len() < 256);
         return false;
     }

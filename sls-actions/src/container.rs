@@ -16,6 +16,8 @@ use sls_core::{
 };
 use thiserror::Error;
 
+#[cfg(fuzzing)]
+pub(crate) use cgroup::unified_mount_point_in;
 pub use cgroup::{MAX_CONTAINER_CGROUP_DEPTH, MAX_CONTAINER_CGROUPS, MAX_CONTAINER_PROCESSES};
 pub use thaw::{MAX_PENDING_THAWS, ThawStats};
 

@@ -8,6 +8,8 @@ mod container;
 mod delivery;
 mod errno;
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod identity;
 mod namespace;
 mod pidfd;

@@ -98,7 +98,7 @@ fn read(path: std::fmt::Arguments<'_>) -> Result<Stat, Errno> {
 
 /// Parses a line. The command name is chosen by the process and may hold anything, `)` included; what follows it may
 /// not, so the last `)` ends it.
-fn parse(line: &[u8]) -> Option<Stat> {
+pub(crate) fn parse(line: &[u8]) -> Option<Stat> {
     let name_end = line.iter().rposition(|byte| *byte == b')')?;
     let mut fields = line[name_end + 1..].split(|byte| *byte == b' ').filter(|field| !field.is_empty()).enumerate();
     let (_, &[state]) = fields.next()? else { return None };

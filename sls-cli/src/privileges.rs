@@ -65,8 +65,9 @@ pub(crate) fn drop_unneeded(holds: bool) -> std::io::Result<()> {
 }
 
 fn everything_is_mounted() -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let whole_cgroups = mounts
+    // Users name the places of their mounts: not every name is text.
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let whole_cgroups = String::from_utf8_lossy(&mounts)
         .lines()
         .filter_map(|line| line.split_once(" - "))
         .any(|(mount, file_system)| file_system.starts_with("cgroup2 ") && mount.split(' ').nth(3) == Some("/"));

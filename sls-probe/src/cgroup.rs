@@ -19,8 +19,13 @@ pub(crate) fn root() -> io::Result<File> {
 /// Where the whole cgroup v2 hierarchy is mounted; none if it is not, as seen from here.
 #[must_use]
 pub fn mount_point() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(in_line).map(PathBuf::from)
+    in_table(&fs::read("/proc/self/mountinfo").ok()?)
+}
+
+/// The same from a table of mounts. A directory that a user mounts something on can have any name: it may be no text.
+pub(crate) fn in_table(mountinfo: &[u8]) -> Option<PathBuf> {
+    let line = |line| in_line(str::from_utf8(line).ok()?).map(PathBuf::from);
+    mountinfo.split(|byte| *byte == b'\n').find_map(line)
 }
 
 /// The mount point in a line of mountinfo, if it is that of the whole hierarchy.
@@ -63,5 +68,12 @@ mod tests {
         assert_eq!(in_line(whole), Some("/sys/fs/cgroup/unified"));
         assert_eq!(in_line("34 25 0:29 /a /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw"), None);
         assert_eq!(in_line("34 25 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"), None);
+    }
+
+    #[test]
+    fn a_mount_whose_name_is_no_text_hides_nothing() {
+        let table = b"33 25 0:30 / /home/user/\xff rw - fuse.sshfs user@host rw\n\
+            34 25 0:29 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(in_table(table), Some("/sys/fs/cgroup".into()));
     }
 }

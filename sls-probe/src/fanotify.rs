@@ -31,7 +31,11 @@ pub use held::{Answered, FailMode, HeldOperation};
 use keeper::Keeper;
 use marks::Marks;
 pub use marks::{FanotifyWatch, MAX_MARKS, MAX_MOUNT_NAMESPACES, Unwatched, WatchScope};
+#[cfg(fuzzing)]
+pub(crate) use mounts::paths as mounts;
 pub use policies::{HeldQueue, PolicyDecider};
+#[cfg(fuzzing)]
+pub(crate) use process::{may_open, process_stat};
 use reader::Reader;
 pub use reader::{Decider, Screening};
 pub use stats::FanotifyStats;

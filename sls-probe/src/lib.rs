@@ -12,6 +12,8 @@ mod container;
 mod enrichment;
 mod error;
 mod fanotify;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod hooks;
 mod host;
@@ -57,7 +59,7 @@ pub use probe::Probe;
 pub use protection::{
     MAX_EXEMPT_PROGRAMS, MAX_TAMPER_ATTEMPTS, SelfProtection, TamperAttempt, TamperReport, Tampering,
 };
-pub use record::RecordError;
+pub use record::{RecordError, decode as decode_record};
 pub use resources::{OwnCgroup, resource_usage};
 pub use room::{
     CgroupBudget, DEFAULT_RING_BYTES, MAX_CGROUP_BUDGETS, MAX_LANE_BYTES, MAX_RING_BYTES, MIN_LANE_BYTES,
@@ -69,10 +71,3 @@ pub use tier::{
     KernelTier, MAX_TIER_GUARDS, MAX_TIER_PATH_BYTES, MAX_TIER_PATHS, MAX_TIER_PATTERNS, MAX_TIER_POLICIES,
     MAX_TIER_POLICIES_OF_PATH, TierError,
 };
-
-/// The decoders, for fuzzing. Not part of the API.
-#[doc(hidden)]
-pub mod __fuzz {
-    pub use crate::container::fuzz_documents;
-    pub use crate::record::decode;
-}

@@ -354,7 +354,8 @@ fn identify(path: &Path) -> io::Result<(File, [u8; 16])> {
     let value = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     // Since Linux 5.14.
     let inode = value("ino:").and_then(|inode| inode.parse().ok()).unwrap_or(meta.ino());
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    // Users name the places of their mounts: not every name is text.
+    let mounts = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo")?).into_owned();
     let of_mount = value("mnt_id:").and_then(|mount| device_of_mount(&mounts, mount));
     let (major, minor) =
         of_mount.unwrap_or_else(|| (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev())));

@@ -116,6 +116,9 @@ pub enum RecordError {
 /// Makes `event` what `record` says, whatever it was before. Total over all bytes; allocates nothing once `event` has
 /// seen its longest record. After an error the event has no meaning.
 ///
+/// The layout is that of the BPF objects in this crate, and changes with them: for benchmarks and tests with records that
+/// were taken from the same version.
+///
 /// Two values are still the kernel's: [`Event::time`] is on the boot clock, and [`Event::lost`] counts all records of
 /// the kind that were lost since the start.
 ///

@@ -294,9 +294,13 @@ pub(crate) fn path_of(pid: u32, is_wanted: impl Fn(&[u8]) -> bool) -> Option<Vec
 
 /// Where the whole hierarchy of version 2 is mounted.
 pub(crate) fn unified_mount_point() -> Option<PathBuf> {
-    let mounts = fs::read("/proc/self/mountinfo").ok()?;
+    unified_mount_point_in(&fs::read("/proc/self/mountinfo").ok()?)
+}
+
+/// The same by a table of mounts.
+pub(crate) fn unified_mount_point_in(mountinfo: &[u8]) -> Option<PathBuf> {
     let mut points =
-        mounts.split(|byte| *byte == b'\n').filter_map(|line| mount_point(line, |kind, _| kind == b"cgroup2"));
+        mountinfo.split(|byte| *byte == b'\n').filter_map(|line| mount_point(line, |kind, _| kind == b"cgroup2"));
     points.find(|(mounted, _)| mounted == b"/").map(|(_, point)| point)
 }
 
@@ -324,13 +328,16 @@ fn unescaped(word: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(word.len());
     let mut rest = word;
     while let [first, tail @ ..] = rest {
-        let code = tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
-        let (byte, next) = match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => (byte, &tail[3..]),
-            None => (*first, tail),
-        };
-        plain.push(byte);
-        rest = next;
+        match tail {
+            [high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7', next @ ..] if *first == b'\\' => {
+                plain.push((high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0'));
+                rest = next;
+            }
+            _ => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
     }
     plain
 }

@@ -106,7 +106,9 @@ impl ContainerStates {
     pub fn under(root: impl AsRef<Path>) -> Self {
         let root = Root::open(root.as_ref());
         // Nobody has what the host itself was started without.
-        let bounds = fs::read_to_string("/proc/1/status").ok().and_then(|status| {
+        // The name of the process, which comes first, may be no text.
+        let bounds = fs::read("/proc/1/status").ok().and_then(|status| {
+            let status = String::from_utf8_lossy(&status);
             let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
             u64::from_str_radix(line.trim(), 16).ok()
         });

@@ -79,24 +79,30 @@ pub(super) fn under<'m>(mounts: &'m [Mount], directory: &Path) -> Vec<&'m Mount>
     own.into_iter().chain(below).collect()
 }
 
-/// Space, tab, newline and backslash are written as `\` and three octal digits.
+/// Space, tab, newline, `#` and backslash are written as `\` and three octal digits.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
-        let digits = after.first_chunk::<3>().filter(|digits| *first == b'\\' && digits.iter().all(u8::is_ascii_digit));
-        match digits {
-            Some(digits) => {
-                bytes.push(digits.iter().fold(0_u8, |byte, digit| byte.wrapping_mul(8).wrapping_add(digit - b'0')));
+        match after.first_chunk() {
+            Some([high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7']) if *first == b'\\' => {
+                bytes.push((high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0'));
                 rest = &after[3..];
             }
-            None => {
+            _ => {
                 bytes.push(*first);
                 rest = after;
             }
         }
     }
     bytes
+}
+
+/// Where the mounts of a table are.
+#[cfg(fuzzing)]
+pub(crate) fn paths(table: &[u8]) -> Vec<PathBuf> {
+    let mounts = parse(table);
+    under(&mounts, Path::new("/")).into_iter().map(|mount| mount.path.clone()).collect()
 }
 
 #[cfg(test)]
@@ -118,6 +124,14 @@ mod tests {
         assert!(mounts[1].is_of_kernel() && !mounts[0].is_of_kernel());
         assert!(mounts[3].is_remote() && !mounts[2].is_remote());
         assert!(!of("self", 1000).unwrap().is_empty());
+    }
+
+    #[test]
+    fn escapes_are_octal() {
+        assert_eq!(unescape(b"a\\040b\\134\\377"), b"a b\\\xff");
+        for plain in [&b"\\08"[..], b"\\048", b"\\400", b"\\+40", b"\\"] {
+            assert_eq!(unescape(plain), plain);
+        }
     }
 
     #[test]

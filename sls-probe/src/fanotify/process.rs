@@ -57,6 +57,18 @@ impl Stat {
     }
 }
 
+/// Parent and start time of a line of `/proc/PID/stat`.
+#[cfg(fuzzing)]
+pub(crate) fn process_stat(line: &[u8]) -> Option<(u32, u64)> {
+    Stat::parse(line).map(|stat| (stat.parent, stat.start_ticks))
+}
+
+/// Whether a line of `/proc/PID/task/TID/syscall` is of a call that opens or may.
+#[cfg(fuzzing)]
+pub(crate) fn may_open(line: &[u8]) -> bool {
+    matches!(Call::parse(line), Call::Open(_) | Call::OpenUnknown)
+}
+
 /// Reads about processes. Made to be used again.
 #[derive(Debug)]
 pub(super) struct Processes {
