@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sls_actions::{CLOCK_TICK_NS, ProcessResponder, process_key, process_start};
 use sls_core::{Action, ActionResult, Execution, ProcessKey, Target, Tier};
 use support::{
-    Child, PATIENCE, Signal, Status, execute, exit_thread, granted, hang_uninterruptibly, has_inode, outlive_parent,
+    Child, Signal, Status, execute, exit_thread, granted, hang_uninterruptibly, has_inode, outlive_parent, patience,
     responder, said, sleep_forever, start, this_thread, thread_states, wait_until, without_inode,
 };
 
@@ -67,7 +67,7 @@ fn success_is_said_only_after_the_death_was_seen() {
     assert!(receive.recv_timeout(Duration::from_millis(200)).is_err(), "said before the death");
     let let_go = realtime();
     child.trace_continue();
-    let outcome = receive.recv_timeout(PATIENCE).unwrap();
+    let outcome = receive.recv_timeout(patience()).unwrap();
     assert_eq!(said(&outcome), ("successful", ""));
     assert!(outcome.time.unwrap() >= let_go);
     waiter.join().unwrap();

@@ -18,9 +18,9 @@ use sls_core::{
     Permission, PlannedAction, ProcessKey, ProcessTable, Responder, Target,
 };
 use support::{
-    Child, Lifeline, PATIENCE, Random, Shared, Signal, Status, chain, execute, exit_now, fork_into, granted, has_inode,
-    hop, is_root, lead_session, outlive_parent, race, responder, said, sleep_forever, sleep_micros, spin, start, storm,
-    thread_states, wait_until, without_inode,
+    Child, Lifeline, Random, Shared, Signal, Status, chain, execute, exit_now, fork_into, granted, has_inode, hop,
+    is_root, lead_session, outlive_parent, patience, race, responder, said, sleep_forever, sleep_micros, spin, start,
+    storm, thread_states, wait_until, without_inode,
 };
 
 /// How often the storm is killed.
@@ -49,7 +49,7 @@ fn fork_storm_evading_kill() {
         let outcome = start(&mut responder, &granted(Action::KillTree, root.target())).finish();
         assert_eq!(said(&outcome), ("successful", ""), "round {round}");
         assert_eq!(root.reap(), Status::Killed(libc::SIGKILL));
-        assert!(lifeline.is_cut(PATIENCE), "survivors in round {round}");
+        assert!(lifeline.is_cut(patience()), "survivors in round {round}");
     }
 }
 
@@ -70,7 +70,7 @@ fn fork_storm_evading_kill_by_leaving_orphans() {
     assert_eq!(root.reap(), Status::Killed(libc::SIGKILL));
     let dead = lifeline.is_cut(Duration::from_millis(500));
     assert!(dead || outcome.result.name() == "not successful", "{outcome:?}");
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn orphans_of_a_session_die_with_its_leader() {
     lifeline.leave();
     wait_until_orphaned(orphan.wait());
     assert_eq!(said(&execute(Action::KillTree, root.target())), ("successful", ""));
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
 }
 
 /// A daemon has another parent and another session. The process table still knows where it came from.
@@ -131,7 +131,7 @@ fn a_daemonised_grandchild_is_known_by_the_table() {
         }
         let outcome = answer(root_target, root_key, Some(&table), None, Permission::Granted);
         assert_eq!(said(&outcome), ("successful", ""), "{root_ends_first}");
-        assert!(lifeline.is_cut(PATIENCE));
+        assert!(lifeline.is_cut(patience()));
         // There is nothing left to kill.
         let outcome = answer(root_target, root_key, Some(&table), None, Permission::Granted);
         assert_eq!(said(&outcome), ("not successful", "no such process"));
@@ -148,7 +148,7 @@ fn a_deep_chain_dies_to_its_end() {
     lifeline.leave();
     ready.receive();
     assert_eq!(said(&execute(Action::KillTree, root.target())), ("successful", ""));
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
     ready.close();
 }
 
@@ -177,7 +177,7 @@ fn a_stopped_tree_that_somebody_continues_dies_all_the_same() {
     first.wait();
     second.wait();
     assert_eq!(said(&execute(Action::KillTree, root.target())), ("successful", ""));
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
 }
 
 #[test]
