@@ -16,7 +16,7 @@ use sls_core::{
     Permission, PlannedAction, PolicySet, ProcessKey, Protected, Responder, Target,
 };
 use support::containers::{Container, OwnCgroup, Runtime, unified, unique};
-use support::{Child, Status, patience, said, wait_until};
+use support::{Child, Status, not_offered, patience, said, wait_until};
 
 /// Makes children all the time, which outlive their parent.
 const FORKS: &str = "while :; do /bin/busybox sleep 60 & /bin/busybox sleep 0.02; done";
@@ -207,7 +207,7 @@ fn a_container_that_its_runtime_paused_is_killed() {
 fn what_version_1_has_frozen_along_with_others_is_not_thawed() {
     let hierarchy = Path::new("/sys/fs/cgroup/freezer");
     if !hierarchy.join("cgroup.procs").exists() {
-        return;
+        return not_offered("cgroup-v1", "a freezer of cgroup version 1");
     }
     let (inside, outside) = (Child::sleeping(), Child::sleeping());
     let cgroup = OwnCgroup::new();

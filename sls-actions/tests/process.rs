@@ -13,7 +13,7 @@ use sls_actions::{CLOCK_TICK_NS, ProcessResponder, process_key, process_start};
 use sls_core::{Action, ActionResult, Execution, ProcessKey, Target, Tier};
 use support::{
     Child, Signal, Status, execute, exit_thread, granted, hang_uninterruptibly, has_inode, outlive_parent, patience,
-    responder, said, sleep_forever, start, this_thread, thread_states, wait_until, without_inode,
+    responder, rounds, said, sleep_forever, start, this_thread, thread_states, wait_until, without, without_inode,
 };
 
 const REUSED: &str = "now belongs to another process";
@@ -139,7 +139,7 @@ fn stops_a_process_that_makes_threads_all_the_time() {
     });
     wait_until("it makes threads", || thread_states(child.pid).len() >= 3);
     let target = child.target();
-    for _ in 0..100 {
+    for _ in 0..rounds(100) {
         assert_eq!(said(&execute(Action::Stop, target)), ("successful", ""));
         let states = thread_states(child.pid);
         assert!(states.chars().all(|state| matches!(state, 'T' | 'Z' | 'X')), "{states}");
@@ -239,6 +239,8 @@ fn another_identity_is_refused() {
     ];
     if has_inode(child.target()) {
         others.push(Target::Process { key, pidfd_inode: pidfd_inode.map(|inode| inode + 1) });
+    } else {
+        without("pidfs", "another process with the same start time");
     }
     for other in others {
         for action in [Action::Kill, Action::Stop] {

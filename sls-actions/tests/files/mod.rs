@@ -1,7 +1,10 @@
 //! Files to act on, and what they are.
 
 // Each test program uses a part.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
+
+#[path = "../../../.ci/lab/for_tests.rs"]
+mod for_tests;
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +17,8 @@ use sls_actions::{FileResponder, QuarantineStore};
 use sls_core::{
     Action, ActionContext, ActionOutcome, Event, EventKind, Field, Permission, PlannedAction, Responder, Target,
 };
+
+pub(crate) use for_tests::{not_offered, rounds};
 
 /// A directory that goes away again, with a store in it.
 pub(crate) struct Place {
