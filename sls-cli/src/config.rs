@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
-use sls_core::{BreakerLimits, Guard, Guards, MessageType};
+use sls_core::{BreakerLimits, Guard, Guards, Lane, MessageType};
+use sls_probe::{CgroupBudget, ProbeBuilder};
 
 use crate::args::message_type;
 use crate::output::OutputSpec;
@@ -50,10 +51,33 @@ pub(crate) struct Config {
     /// How long a policy that is new only dry-runs.
     #[serde(deserialize_with = "duration")]
     pub(crate) warm_up: Option<Duration>,
-    /// Bytes of the ring buffer, a power of two.
+    /// Bytes of both ring buffers together, a power of two.
     pub(crate) ring_bytes: Option<u32>,
+    /// Bytes of the ring of processes, a power of two, where that is not a half.
+    pub(crate) process_ring_bytes: Option<u32>,
+    /// The same of the ring of activities.
+    pub(crate) activity_ring_bytes: Option<u32>,
+    /// What one cgroup may send by a ring that fills.
+    pub(crate) cgroup_budgets: CgroupBudgets,
     /// The most processes that are remembered.
     pub(crate) process_limit: Option<usize>,
+}
+
+/// What one cgroup may send by a ring of which more than a half is filled, where that differs from the default.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct CgroupBudgets {
+    process: Option<CgroupBudgetConfig>,
+    activity: Option<CgroupBudgetConfig>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CgroupBudgetConfig {
+    bytes_per_second: u32,
+    /// Zero: no budget.
+    burst_bytes: u32,
 }
 
 /// Settings of the action `pause-container`.
@@ -107,6 +131,28 @@ impl Config {
         Ok(config)
     }
 
+    /// Gives the probe's lanes the room that they should have.
+    pub(crate) fn lanes(&self, mut builder: ProbeBuilder) -> ProbeBuilder {
+        if let Some(bytes) = self.ring_bytes {
+            builder = builder.ring_bytes(bytes);
+        }
+        let budgets = &self.cgroup_budgets;
+        let lanes = [
+            (Lane::Process, self.process_ring_bytes, budgets.process),
+            (Lane::Activity, self.activity_ring_bytes, budgets.activity),
+        ];
+        for (lane, bytes, budget) in lanes {
+            if let Some(bytes) = bytes {
+                builder = builder.lane_bytes(lane, bytes);
+            }
+            if let Some(budget) = budget {
+                let budget = CgroupBudget::new(budget.bytes_per_second, budget.burst_bytes);
+                builder = builder.cgroup_budget(lane, budget);
+            }
+        }
+        builder
+    }
+
     /// The guards that it adds to others, but for those of cgroups, which are known only on the host.
     pub(crate) fn guards(&self, guards: Guards) -> Guards {
         let guards = self.protected_programs.iter().fold(guards, |guards, path| guards.protect_program(path.as_str()));
@@ -127,7 +173,39 @@ fn message_types<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Messa
 
 #[cfg(test)]
 mod tests {
+    use sls_probe::DEFAULT_RING_BYTES;
+
     use super::*;
+
+    /// What the documentation shows.
+    fn documented() -> Config {
+        let docs = include_str!("../../docs/policies.md");
+        let (_, section) = docs.split_once("## Configuration of the daemon").unwrap();
+        let (_, block) = section.split_once("```yaml\n").unwrap();
+        serde_yaml::from_str(block.split_once("```").unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn documented_sizes_of_the_lanes_are_the_default() {
+        let config = documented();
+        let half = DEFAULT_RING_BYTES / 2;
+        assert_eq!(config.ring_bytes, Some(DEFAULT_RING_BYTES));
+        assert_eq!((config.process_ring_bytes, config.activity_ring_bytes), (Some(half), Some(half)));
+        let budget = Some(CgroupBudgetConfig { bytes_per_second: half / 16, burst_bytes: half / 16 });
+        assert_eq!(config.cgroup_budgets, CgroupBudgets { process: budget, activity: budget });
+    }
+
+    #[test]
+    fn lanes_have_the_sizes_that_are_asked_for() {
+        let loaded = |text: &str| {
+            let config: Config = serde_yaml::from_str(text).unwrap();
+            config.lanes(sls_probe::Probe::builder()).load().unwrap_err().to_string()
+        };
+        assert!(loaded("ringBytes: 1000\n").contains("1000 bytes together"));
+        assert!(loaded("ringBytes: 1048576\nactivityRingBytes: 70000\n").contains("70000 bytes for the activity lane"));
+        assert!(loaded("processRingBytes: 1024\n").contains("1024 bytes for the process lane"));
+        assert!(serde_yaml::from_str::<Config>("cgroupBudgets: {process: {burstBytes: 1}}\n").is_err());
+    }
 
     #[test]
     fn keys_are_checked() {

@@ -198,7 +198,7 @@ fn a_recorded_execution_has_every_field_and_can_be_replayed() {
     let recorded = fs::read_to_string(&recording).unwrap();
     assert!(recorded.lines().all(|line| line.starts_with(r#"{"kind":"exec","#)), "other kinds than asked for");
     // What can only be looked at.
-    for key in ["time", "processStart", "parentStart", "cgroupId", "loginUid", "pidfdInode", "terminal"] {
+    for key in ["time", "sinceBoot", "processStart", "parentStart", "cgroupId", "loginUid", "pidfdInode", "terminal"] {
         let value = event.as_object_mut().unwrap().remove(key);
         let may_lack = matches!(key, "loginUid" | "pidfdInode" | "terminal");
         assert!(may_lack || value.is_some_and(|value| value.as_u64() > Some(0)), "{key} is missing in {line}");

@@ -1,5 +1,7 @@
 //! The engine: events in, signals and alerts out.
 
+mod losses;
+mod repair;
 mod respond;
 
 use std::collections::BTreeMap;
@@ -12,23 +14,27 @@ use uuid::Uuid;
 use crate::action::{Action, ActionOutcome, ActionResult, ActionSet, PlannedAction};
 use crate::alert::{Alert, AlertContext, Finding, build_alert, condition_alert};
 use crate::breaker::BreakerLimits;
-use crate::condition::{MAX_CONDITION_POLICIES, SensorCondition};
+use crate::condition::SensorCondition;
 use crate::enforcement::{Enforced, HeldDecision, HeldResponses, HeldVerdict};
 use crate::evaluate::{Decision, Matcher};
-use crate::event::{Event, EventKind};
+use crate::event::Event;
 use crate::explain::{Explanation, explain};
 use crate::history::{DEFAULT_CHANGED_FILE_LIMIT, History, Verdict};
 use crate::loss::Loss;
 use crate::matcher::CompiledMatcher;
 use crate::planner::{ActionPlanner, GuardedPlanner, MessageType, Plan};
-use crate::plugin::{ActionContext, Confirmation, Execution, Responder};
+use crate::plugin::{ActionContext, BoxError, Confirmation, EventSource, Execution, Responder};
 use crate::policy::{Policy, PolicySet};
-use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessTable};
+use crate::process_table::{DEFAULT_PROCESS_LIMIT, ProcessRepair, ProcessTable};
 use crate::pursuit::Pursuits;
 use crate::restraint::{Restraints, Trip};
 use crate::schema::{Field, FieldSet};
-use crate::trigger::raises;
+use losses::LossLedger;
+use repair::Repairs;
 use respond::{Detection, Responding, Started, held_response};
+
+pub use losses::LOSS_REPORT_INTERVAL;
+pub use repair::REPAIR_INTERVAL;
 
 /// What an engine knows of the host and the sensor that it works in. Everything is optional: it goes into alerts.
 #[derive(Clone, Debug, Default)]
@@ -133,6 +139,8 @@ impl EngineBuilder {
             context: AlertContext::new(self.host, self.policies.hash()),
             history: History::new(&self.policies, self.changed_file_limit),
             restraints: Restraints::new(self.breaker, self.warm_up, &self.policies),
+            losses: LossLedger::new(&self.policies),
+            repairs: Repairs::default(),
             policies: self.policies,
             planner: self.planner,
             factory: self.factory,
@@ -141,7 +149,6 @@ impl EngineBuilder {
             held_responses: HeldResponses::default(),
             pursuits: Pursuits::default(),
             dry_run: self.dry_run,
-            lost: [0; EventKind::ALL.len()],
             detections: Vec::new(),
             stats: EngineStats::default(),
         }
@@ -163,8 +170,12 @@ impl fmt::Debug for EngineBuilder {
 pub struct EngineStats {
     /// Events processed.
     pub events: u64,
-    /// Events that their source lost.
+    /// Events that their source lost, as [`Event::lost`] and [`Engine::report_losses`] tell; what both tell of counts once.
     pub lost: u64,
+    /// Passes over all processes that put the process table right after losses.
+    pub repairs: u64,
+    /// Processes that these found to have ended, to have begun, or to run another program, unseen.
+    pub repaired_processes: u64,
     /// Times that a policy responded.
     pub detections: u64,
     /// Actions handed to the responder.
@@ -228,8 +239,8 @@ pub struct Engine {
     held_responses: HeldResponses,
     pursuits: Pursuits,
     dry_run: bool,
-    /// Events lost since the last alert, by kind.
-    lost: [u64; EventKind::ALL.len()],
+    losses: LossLedger,
+    repairs: Repairs,
     /// Kept for its memory.
     detections: Vec<Detection>,
     stats: EngineStats,
@@ -259,8 +270,10 @@ impl Engine {
     /// An event that no policy responds to allocates nothing here, but for what the process table has to remember.
     pub fn process(&mut self, event: &mut Event, responder: &mut dyn Responder, alert: &mut dyn FnMut(PendingAlert)) {
         self.stats.events += 1;
-        self.stats.lost += event.lost;
-        self.lost[event.kind as usize] += event.lost;
+        if event.lost > 0 {
+            self.losses.count(event);
+            self.repairs.note(event.kind);
+        }
         self.enrich(event);
         self.restraints.advance(event);
         self.detect(event, responder, None);
@@ -423,7 +436,7 @@ impl Engine {
                 message_type: plan.report,
                 sequence,
                 // Losses are told once, in an alert that somebody gets to see.
-                lost_events: plan.report.map_or(0, |_| std::mem::take(&mut self.lost[event.kind as usize])),
+                lost_events: plan.report.map_or(0, |_| self.losses.since_alert(event.kind)),
             };
             let made = build_alert(&mut self.context, &mut self.processes, &finding);
             alert(PendingAlert { alert: made, executions, utc_offset: self.context.host.utc_offset });
@@ -442,23 +455,65 @@ impl Engine {
         PendingAlert { alert, executions: Vec::new(), utc_offset: self.context.host.utc_offset }
     }
 
-    /// Makes the alert of events that a source lost ([`EventSource::losses`](crate::EventSource::losses)), found at `time`, in
-    /// nanoseconds since the epoch: it names the policies that may have missed something. None without losses.
+    /// Takes in what a source lost ([`EventSource::losses`](crate::EventSource::losses)), and makes the alert of it if it is
+    /// time to at `time`, in nanoseconds since the epoch. The alert is of message type `audit`; its `sensor_info` has how many
+    /// events were lost, by lane, kind and cause, between when and when, and which policies may have missed something
+    /// ([`Policy::depends_on`]), those included that were in force when it was lost and are not any more.
+    ///
+    /// The first loss has its alert at once. What is lost within [`LOSS_REPORT_INTERVAL`] of an alert is in the next. So call
+    /// it about every second, also if nothing was lost, and [`Engine::flush_losses`] at the end.
+    ///
+    /// ```
+    /// use sls_core::{Engine, EventKind, Lane, Loss, LossCause, MessageType, PolicySet};
+    ///
+    /// let policies = PolicySet::from_yaml("p.yaml", r#"
+    /// No wget: {policy: program, rules: ['match programName == "*/wget"', default ignore]}
+    /// Cron: {policy: file, rules: ['match filePath == "/etc/cron*"', default ignore]}
+    /// "#)?;
+    /// let mut engine = Engine::builder(policies).build();
+    /// let lost = Loss::new(Lane::Process, EventKind::Exec, LossCause::LaneFull, 12, 1_000_000_000, 2_000_000_000);
+    /// let alert = engine.report_losses(&[lost], 2_000_000_000).expect("the first is told at once").complete();
+    /// assert_eq!(alert.message_type, Some(MessageType::Audit));
+    /// assert_eq!(alert.description, "12 events were lost (exec); 1 policy may have missed something");
+    /// let json = serde_json::to_value(&alert.sensor_info).unwrap();
+    /// assert_eq!(json["condition"], "events_lost");
+    /// assert_eq!(json["policies"], serde_json::json!([{"name": "No wget", "kinds": ["exec"]}]));
+    ///
+    /// assert!(engine.report_losses(&[lost], 3_000_000_000).is_none());
+    /// assert!(engine.flush_losses(4_000_000_000).is_some());
+    /// assert_eq!(engine.stats().lost, 24);
+    /// # Ok::<(), sls_core::Diagnostics>(())
+    /// ```
     #[must_use]
     pub fn report_losses(&mut self, losses: &[Loss], time: u64) -> Option<PendingAlert> {
-        if losses.is_empty() {
-            return None;
-        }
-        let concerned = self
-            .policies
-            .active()
-            .filter(|policy| losses.iter().any(|loss| raises(policy.policy_type, loss.kind)))
-            .map(|policy| policy.name.to_string());
-        let mut policies: Vec<_> = concerned.collect();
-        let policy_count = policies.len();
-        policies.truncate(MAX_CONDITION_POLICIES);
-        let condition = SensorCondition::EventsLost { losses: losses.to_vec(), policies, policy_count };
+        self.losses.note(losses);
+        losses.iter().filter(|loss| loss.count > 0).for_each(|loss| self.repairs.note(loss.kind));
+        let condition = self.losses.due(time)?;
         Some(self.report_condition(condition, time))
+    }
+
+    /// Makes the alert of what was lost and is not told yet, however short a time after the last.
+    #[must_use]
+    pub fn flush_losses(&mut self, time: u64) -> Option<PendingAlert> {
+        let condition = self.losses.take(time)?;
+        Some(self.report_condition(condition, time))
+    }
+
+    /// Keeps the process table right after events that keep it were lost: has `source` go through all processes that run
+    /// ([`EventSource::reread_processes`](crate::EventSource::reread_processes)), whose `baseline` events come by its polls and
+    /// raise no policy, and corrects the table once that is done ([`ProcessTable::finish_repair`]), which it says then. A pass
+    /// begins at most every [`REPAIR_INTERVAL`] as long as events are lost, and once more after the last. To be called about every
+    /// second, after [`Engine::report_losses`]; it does nothing if nothing was lost. `time` is in nanoseconds since the epoch.
+    ///
+    /// # Errors
+    /// When the source fails to. Then the table stays as it is, and it is tried again.
+    pub fn repair(&mut self, source: &mut dyn EventSource, time: u64) -> Result<Option<ProcessRepair>, BoxError> {
+        let repair = self.repairs.step(&mut self.processes, source, time)?;
+        if let Some(ProcessRepair { ended, found, corrected }) = repair {
+            self.stats.repairs += 1;
+            self.stats.repaired_processes += (ended + found + corrected) as u64;
+        }
+        Ok(repair)
     }
 
     /// What [`Engine::process`] would decide about the event, and why: one explanation for each enabled policy whose type
@@ -492,6 +547,7 @@ impl Engine {
         policies.adopt_addresses(&self.policies);
         self.history.reload(&self.policies, &policies);
         self.restraints.reload(&self.policies, &policies);
+        self.losses.reload(&policies);
         self.policies = policies;
         self.matcher = (self.factory)(self.policies.clone());
         self.context.next_generation(self.policies.hash());
@@ -539,6 +595,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let held = self.restraints.stats;
         EngineStats {
+            lost: self.losses.total(),
             forgotten: self.history.forgotten(),
             breaker_trips: held.breaker_trips,
             breaker_held: held.breaker_held,

@@ -191,6 +191,10 @@ pub struct Event {
     pub kind: EventKind,
     /// When, in nanoseconds since the epoch.
     pub time: u64,
+    /// When, in nanoseconds since boot, on the clock of [`ProcessKey::start`]. A source whose events can overtake each other
+    /// says it, so that what an event tells belongs to the program that its process ran then. Zero if it is not known: then
+    /// events come in the order in which they happened.
+    pub since_boot: u64,
     /// The acting process. Zero if there is none.
     pub process: ProcessKey,
     /// Its parent. Zero if it has none.
@@ -231,6 +235,7 @@ impl Event {
         Self {
             kind,
             time: 0,
+            since_boot: 0,
             process: ProcessKey::default(),
             parent: ProcessKey::default(),
             creator: ProcessKey::default(),
@@ -261,6 +266,7 @@ impl Event {
     pub fn reset(&mut self, kind: EventKind) {
         self.kind = kind;
         self.time = 0;
+        self.since_boot = 0;
         self.process = ProcessKey::default();
         self.parent = ProcessKey::default();
         self.creator = ProcessKey::default();

@@ -95,6 +95,7 @@ impl Serialize for Event {
             match key {
                 OwnKey::Kind => map.serialize_entry(key.name(), self.kind.name())?,
                 OwnKey::Time => entry_unless_zero(&mut map, *key, self.time)?,
+                OwnKey::SinceBoot => entry_unless_zero(&mut map, *key, self.since_boot)?,
                 OwnKey::ProcessPid => entry_unless_zero(&mut map, *key, self.process.pid.into())?,
                 OwnKey::ProcessStart => entry_unless_zero(&mut map, *key, self.process.start)?,
                 OwnKey::ParentPid => entry_unless_zero(&mut map, *key, self.parent.pid.into())?,
@@ -152,6 +153,7 @@ impl<'de> Deserialize<'de> for Event {
 enum OwnKey {
     Kind,
     Time,
+    SinceBoot,
     ProcessPid,
     ProcessStart,
     ParentPid,
@@ -176,6 +178,7 @@ impl OwnKey {
     const ALL: &'static [Self] = &[
         Self::Kind,
         Self::Time,
+        Self::SinceBoot,
         Self::ProcessPid,
         Self::ProcessStart,
         Self::ParentPid,
@@ -194,12 +197,13 @@ impl OwnKey {
         Self::Untrusted,
         Self::Lost,
     ];
-    const LEADING: &'static [Self] = Self::ALL.split_at(15).0;
+    const LEADING: &'static [Self] = Self::ALL.split_at(16).0;
 
     fn name(self) -> &'static str {
         match self {
             Self::Kind => "kind",
             Self::Time => "time",
+            Self::SinceBoot => "sinceBoot",
             Self::ProcessPid => Field::ProcessPid.name(),
             Self::ProcessStart => "processStart",
             Self::ParentPid => Field::ParentPid.name(),

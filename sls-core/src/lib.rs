@@ -9,6 +9,7 @@ mod bytes;
 mod capabilities;
 mod check;
 mod condition;
+mod dependence;
 mod diagnostic;
 mod enforcement;
 mod engine;
@@ -60,10 +61,13 @@ pub use alert::{
 };
 pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
-pub use condition::{MAX_CONDITION_POLICIES, SensorCondition};
+pub use condition::{AffectedPolicy, MAX_CONDITION_POLICIES, SensorCondition};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};
-pub use engine::{DryRunResponder, Engine, EngineBuilder, EngineStats, Host, MatcherFactory, PendingAlert};
+pub use engine::{
+    DryRunResponder, Engine, EngineBuilder, EngineStats, Host, LOSS_REPORT_INTERVAL, MatcherFactory, PendingAlert,
+    REPAIR_INTERVAL,
+};
 pub use evaluate::{Decision, Matcher, TreeMatcher};
 pub use event::{Event, EventKind, Items, MAX_ANCESTORS, MAX_ITEMS, ProcessKey, Value};
 pub use event_json::{EventError, EventReadError, EventReader, MAX_EVENT_LINE, UnknownKeys};
@@ -97,8 +101,8 @@ pub use probe_argument::{
     MAX_PROBE_ARGUMENTS, MAX_PROBE_STEPS, ProbeArgument, ProbeArgumentError, ProbeForm, ProbePlace, ProbeStep,
 };
 pub use process_table::{
-    DEFAULT_PROCESS_LIMIT, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, ProcessRecord, ProcessTable,
-    SPARE_STORED_TEXT,
+    DEFAULT_PROCESS_LIMIT, LATE_EVENT_TIME, MAX_LINGERING, MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT,
+    ProcessRecord, ProcessRepair, ProcessTable, SPARE_STORED_TEXT,
 };
 pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;

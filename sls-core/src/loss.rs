@@ -44,17 +44,19 @@ impl fmt::Display for Lane {
 pub enum LossCause {
     /// The lane was full.
     LaneFull,
-    /// The lane was filling up, and the event's cgroup had used its share of it.
+    /// The lane was filling up, and the event's cgroup, or what tells of such events, had used its share of it.
     OverBudget,
     /// The kernel did not run the program that would have told: it was already running on the same CPU.
     NotRun,
     /// The sensor had reached a limit of its own, and sheds load ([`Shedding`]).
     Shed,
+    /// What begins and ends at different places was not followed from one to the other: there was no room to remember it.
+    Untracked,
 }
 
 impl LossCause {
     /// Every cause.
-    pub const ALL: &'static [Self] = &[Self::LaneFull, Self::OverBudget, Self::NotRun, Self::Shed];
+    pub const ALL: &'static [Self] = &[Self::LaneFull, Self::OverBudget, Self::NotRun, Self::Shed, Self::Untracked];
 
     /// The name.
     #[must_use]
@@ -64,6 +66,7 @@ impl LossCause {
             Self::OverBudget => "over_budget",
             Self::NotRun => "not_run",
             Self::Shed => "shed",
+            Self::Untracked => "untracked",
         }
     }
 }

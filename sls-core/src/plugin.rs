@@ -59,6 +59,26 @@ pub trait EventSource: fmt::Debug + Send {
         Ok(())
     }
 
+    /// Begins to go through all processes that run, and gives a `baseline` event for each in the polls to come, beside the
+    /// other events. False if it cannot, which is the default. What it began before and has not finished begins anew.
+    ///
+    /// Every process that runs from this call until the end of the pass has to have its event in it: processes of which none
+    /// comes are taken to have ended. See [`Engine::repair`](crate::Engine::repair), which calls it.
+    ///
+    /// # Errors
+    /// When it could not begin.
+    fn reread_processes(&mut self) -> Result<bool, BoxError> {
+        Ok(false)
+    }
+
+    /// Whether every event of the pass that was begun last has been given.
+    ///
+    /// # Errors
+    /// When the pass could not be finished. What it gave is true, but processes may be missing.
+    fn reread_done(&mut self) -> Result<bool, BoxError> {
+        Ok(true)
+    }
+
     /// Leaves out what `shedding` says from now on, and counts it ([`LossCause::Shed`](crate::LossCause::Shed)). By default a
     /// source sheds nothing.
     ///

@@ -12,17 +12,27 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::event::{Event, EventKind, MAX_ANCESTORS, ProcessKey, Value};
-use crate::schema::Field;
+use crate::schema::{Field, FieldSet};
 use forest::{Forest, NIL, Origin, State};
 use image::ProcessImage;
 
 pub(crate) use image::OF_PROGRAM;
 
+pub use forest::{LATE_EVENT_TIME, MAX_LINGERING};
 pub use image::{MAX_STORED_ARGUMENTS, MAX_STORED_BYTES, MAX_STORED_TEXT, SPARE_STORED_TEXT};
 pub use record::ProcessRecord;
 
 /// How many processes a table holds unless told otherwise.
 pub const DEFAULT_PROCESS_LIMIT: usize = 32_768;
+
+/// What the table tells of a process's parent and ancestors.
+pub(crate) const OF_LINEAGE: FieldSet = FieldSet::of(&[
+    Field::ParentPid,
+    Field::ParentProgramName,
+    Field::ParentProgramArguments,
+    Field::AncestorProgramName,
+    Field::Lineage,
+]);
 
 /// The pid of init in the host's PID namespace.
 const INIT: u32 = 1;
@@ -38,6 +48,18 @@ const INIT: u32 = 1;
 /// A pid with another start time is another process. A start time of 0 means that the source does not know it; such an
 /// event is matched by pid alone, with the process seen last under it. All sources of one table must read start times
 /// from the same clock, to the nanosecond.
+///
+/// # Order
+/// A source whose events can overtake each other says when each happened ([`Event::since_boot`]). Then an event that comes
+/// after the next exec of its process, of its parent or of an ancestor is told of the program that was in force before. Of
+/// each process one program before the last is remembered; of what was earlier still, the program is unknown. For
+/// [`LATE_EVENT_TIME`], and as long as no more than [`MAX_LINGERING`] have ended since, a process that has ended is still known.
+/// Without that, events are taken to come in the order in which they happened.
+///
+/// # Loss
+/// Where events were lost, the table is put right by a pass over all processes that run: [`ProcessTable::begin_repair`]. A
+/// lineage that a fork told stays as it is. A program that executed its own file again unseen keeps what was known of it,
+/// its arguments included.
 ///
 /// # Lineage
 /// The lineage follows the process that **created** each process, also when that has exited and another has adopted the
@@ -81,6 +103,20 @@ const INIT: u32 = 1;
 /// ```
 pub struct ProcessTable {
     forest: Forest,
+    /// What was put right so far, while all processes are gone through.
+    repair: Option<ProcessRepair>,
+}
+
+/// What was put right in a [`ProcessTable`] after one pass over all processes that run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProcessRepair {
+    /// Processes that had ended unseen.
+    pub ended: usize,
+    /// Processes that had begun unseen.
+    pub found: usize,
+    /// Processes that had executed another program unseen.
+    pub corrected: usize,
 }
 
 impl Default for ProcessTable {
@@ -93,15 +129,15 @@ impl ProcessTable {
     /// A table for at most `limit` processes, but at least two: a process and its parent.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { forest: Forest::new(limit.clamp(2, NIL as usize)) }
+        Self { forest: Forest::new(limit.clamp(2, NIL as usize)), repair: None }
     }
 
     /// Takes in what `event` tells about its acting process.
     ///
-    /// A process that ended without descendants stays until the next event is observed: [`ProcessTable::enrich`] and
-    /// alerts can still look it up.
+    /// A process that ended without descendants stays until the next event is observed, or for [`LATE_EVENT_TIME`] if its
+    /// source says when events happened: [`ProcessTable::enrich`] and alerts can still look it up.
     pub fn observe(&mut self, event: &Event) {
-        self.forest.flush();
+        self.forest.flush(event.since_boot);
         if event.process.pid == 0 {
             return;
         }
@@ -112,9 +148,54 @@ impl ProcessTable {
             }
             None => self.admit(event),
         };
-        if let Some(actor) = actor.filter(|_| event.kind == EventKind::Exit) {
-            self.forest.exit(actor);
+        let Some(actor) = actor else { return };
+        match event.kind {
+            EventKind::Exit => self.forest.exit(actor, event.since_boot),
+            EventKind::Baseline => self.forest.find_in_pass(actor),
+            _ => {}
         }
+    }
+
+    /// Begins to put the table right after events were lost. To be called before a source goes through all processes that
+    /// run ([`EventSource::reread_processes`](crate::EventSource::reread_processes)) and gives a `baseline` event for each;
+    /// other events may come in between. A repair that was not finished begins anew.
+    ///
+    /// ```
+    /// use sls_core::{Event, EventKind, Field, ProcessKey, ProcessTable};
+    ///
+    /// let [shell, child] = [ProcessKey { pid: 4200, start: 70_000 }, ProcessKey { pid: 4242, start: 77_000 }];
+    /// let mut table = ProcessTable::default();
+    /// let mut event = Event::new(EventKind::Exec);
+    /// event.process = shell;
+    /// event.set_text(Field::ProgramName, b"/usr/bin/bash");
+    /// table.observe(&event);
+    ///
+    /// // It ended, and another began: neither was told.
+    /// table.begin_repair();
+    /// event.reset(EventKind::Baseline);
+    /// event.process = child;
+    /// event.set_text(Field::ProgramName, b"/usr/bin/wget");
+    /// table.observe(&event);
+    /// let repair = table.finish_repair();
+    /// assert_eq!((repair.ended, repair.found, repair.corrected), (1, 1, 0));
+    /// assert!(table.process(shell).unwrap().exited());
+    /// ```
+    pub fn begin_repair(&mut self) {
+        self.forest.begin_pass();
+        self.repair = Some(ProcessRepair::default());
+    }
+
+    /// Finishes the repair after the last of the `baseline` events: processes that were in the table when it began and of
+    /// which none told have ended. What came meanwhile stays. It takes time with the size of the table; without a repair it does
+    /// nothing.
+    pub fn finish_repair(&mut self) -> ProcessRepair {
+        let Some(repair) = self.repair.take() else { return ProcessRepair::default() };
+        ProcessRepair { ended: self.forest.finish_pass(), ..repair }
+    }
+
+    /// Gives a repair up, for not all processes could be gone through. What was found stays.
+    pub fn abandon_repair(&mut self) {
+        self.repair = None;
     }
 
     /// Fills what the table knows and `event` lacks: the parent's identity, `parentProgramName`,
@@ -138,7 +219,7 @@ impl ProcessTable {
         let is_described = tells_of_process(event.kind) || event.value(Field::ProgramName) != Value::Absent;
         if !is_described && event.process.pid != 0 && !event.kernel_thread {
             match actor {
-                Some(actor) => self.forest[actor].image.describe(event),
+                Some(actor) => self.forest.image_at(actor, event.since_boot).describe(event),
                 None => ProcessImage::default().describe(event),
             }
         }
@@ -155,7 +236,7 @@ impl ProcessTable {
             Some((Origin::Lost, _)) => None,
             Some((Origin::Untold, _)) | None => parent,
         };
-        let image = parent.map(|parent| &*self.forest[parent].image);
+        let image = parent.map(|parent| &**self.forest.image_at(parent, event.since_boot));
         for (field, source) in
             [(Field::ParentProgramName, Field::ProgramName), (Field::ParentProgramArguments, Field::ProgramArguments)]
         {
@@ -175,7 +256,7 @@ impl ProcessTable {
         let named = matches!(event.value(Field::ProgramName), Value::Text { truncated: false, .. });
         if event.kind == EventKind::Exec
             && !named
-            && let Some(path) = self.forest[actor].image.path_of_program(event)
+            && let Some(path) = self.forest.image_at(actor, event.since_boot).path_of_program(event)
         {
             event.set_text(Field::ProgramName, path);
         }
@@ -270,20 +351,87 @@ impl ProcessTable {
 
     /// Brings the entry of the event's acting process up to date.
     fn update(&mut self, actor: u32, event: &Event) {
-        self.forest.revive(actor);
-        self.forest.learn_start(actor, event.process.start);
-        if event.parent.pid != 0 {
-            self.forest.set_reported_parent(actor, event.parent);
+        if self.forest.revive(actor)
+            && let Some(repair) = self.repair.as_mut().filter(|_| event.kind == EventKind::Baseline)
+        {
+            repair.found += 1;
         }
+        self.forest.learn_start(actor, event.process.start);
         if let Some(origin) = told_origin(event) {
             self.forest.learn_origin(actor, origin, event.creator.pid != 0);
         }
+        let image = &self.forest[actor].image;
+        // A program that was found before the event of its exec came.
+        let was_found = event.kind == EventKind::Exec && image.is_of_program(event) == Some(true);
+        if event.since_boot != 0 && event.since_boot < image.since() && !was_found {
+            return self.learn_of_past(actor, event);
+        }
+        if event.parent.pid != 0 {
+            self.forest.set_reported_parent(actor, event.parent);
+        }
+        match event.kind {
+            EventKind::Exec => self.execute(actor, event),
+            EventKind::Baseline => self.confirm(actor, event),
+            _ => self.refine(actor, event),
+        }
+    }
+
+    /// An event of a kind that tells of no program knows something better.
+    fn refine(&mut self, actor: u32, event: &Event) {
         let entry = &self.forest[actor];
         // A fork told late: until then the process was only named.
         let late = event.kind == EventKind::Fork && !entry.image.is_told() && entry.parent != NIL;
-        let base = if late { &self.forest[entry.parent].image } else { &entry.image };
+        let base = if late { self.forest.image_at(entry.parent, event.since_boot) } else { &entry.image };
         if let Some(image) = base.with(event).or_else(|| late.then(|| Arc::clone(base))) {
             self.forest.set_image(actor, image);
+        }
+    }
+
+    /// The process runs another program from the event on.
+    fn execute(&mut self, actor: u32, event: &Event) {
+        let before = &self.forest[actor].image;
+        let Some(image) = before.with(event) else { return };
+        // What was told of the time after the exec does not say what was before it.
+        let is_former = event.since_boot != 0 && before.told_at() <= event.since_boot;
+        let remembered = self.forest.former_image(actor);
+        let former = match is_former {
+            true => before,
+            false if remembered.is_told() && remembered.since() <= event.since_boot => remembered,
+            false => self.forest.unknown_image(),
+        };
+        let former = Arc::clone(former);
+        self.forest.replace_image(actor, image, former);
+    }
+
+    /// A process that runs was found.
+    fn confirm(&mut self, actor: u32, event: &Event) {
+        let entry = &self.forest[actor];
+        let image = &entry.image;
+        let confirmed = match image.is_of_program(event) {
+            Some(false) => {
+                let image = image.replaced_by(event);
+                if let Some(repair) = self.repair.as_mut().filter(|_| entry.state == State::Living) {
+                    repair.corrected += 1;
+                }
+                // When it began to run the other is not known, nor whether it ran a third in between.
+                let former = Arc::clone(self.forest.unknown_image());
+                return self.forest.replace_image(actor, image, former);
+            }
+            None if !image.is_told() => image.with(event),
+            Some(true) | None => image.confirmed_by(event),
+        };
+        if let Some(image) = confirmed {
+            self.forest.set_image(actor, image);
+        }
+    }
+
+    /// An event is older than the program that its process runs by now.
+    fn learn_of_past(&mut self, actor: u32, event: &Event) {
+        let former = self.forest.former_image(actor);
+        let tells_more = event.kind == EventKind::Exec && event.since_boot >= former.since()
+            || event.kind == EventKind::Baseline && !former.is_told();
+        if let Some(former) = former.with(event).filter(|_| tells_more) {
+            self.forest.set_former_image(actor, former);
         }
     }
 
@@ -295,12 +443,15 @@ impl ProcessTable {
         }
         let parent = told_origin(event).map_or(NIL, |origin| self.forest.find_or_name(origin, NIL));
         let base = match event.kind {
-            EventKind::Fork if parent != NIL => &self.forest[parent].image,
+            EventKind::Fork if parent != NIL => self.forest.image_at(parent, event.since_boot),
             _ => self.forest.unknown_image(),
         };
         let image = base.with(event).unwrap_or_else(|| Arc::clone(base));
         let actor = self.forest.insert(event.process, image, State::Living, parent);
         self.forest.set_reported_parent(actor, event.parent);
+        if let Some(repair) = self.repair.as_mut().filter(|_| event.kind == EventKind::Baseline) {
+            repair.found += 1;
+        }
         Some(actor)
     }
 
@@ -308,6 +459,7 @@ impl ProcessTable {
         let mut complete = parent.is_some() || event.parent.pid == INIT;
         let mut known = 0;
         let mut steps = 0;
+        let time = event.since_boot;
         let upwards = self.forest.upwards(parent.unwrap_or(NIL));
         event.set_ancestors(
             upwards
@@ -322,7 +474,7 @@ impl ProcessTable {
                     let init = entry.key.pid == INIT;
                     complete &=
                         init || entry.parent != NIL || entry.origin == Origin::Untold && entry.state != State::Named;
-                    match entry.image.value(Field::ProgramName) {
+                    match self.forest.image_at(index, time).value(Field::ProgramName) {
                         Value::Text { bytes, truncated: false } => {
                             known += 1;
                             Some(Some(bytes))

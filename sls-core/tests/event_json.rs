@@ -10,7 +10,7 @@ use generators::{Setting, is_derived};
 /// The same in every respect that the public interface shows.
 fn assert_same(left: &Event, right: &Event) {
     assert_eq!(left.kind, right.kind);
-    assert_eq!((left.time, left.lost), (right.time, right.lost));
+    assert_eq!((left.time, left.since_boot, left.lost), (right.time, right.since_boot, right.lost));
     assert_eq!((left.process, left.parent, left.creator), (right.process, right.parent, right.creator));
     assert_eq!(
         (left.pidfd_inode, left.cgroup_id, left.pid_namespace, left.kernel_thread, left.exit_status),
@@ -63,7 +63,7 @@ fn setting(field: Field) -> BoxedStrategy<Option<Setting>> {
 fn event() -> impl Strategy<Value = Event> {
     let head = (
         proptest::sample::select(EventKind::ALL),
-        any::<[u64; 5]>(),
+        any::<[u64; 6]>(),
         any::<[u32; 3]>(),
         any::<(Option<u64>, Option<u64>, Option<u32>, bool, Option<u32>)>(),
         any::<(Option<u32>, Option<u64>)>(),
@@ -72,7 +72,8 @@ fn event() -> impl Strategy<Value = Event> {
     let fields = Field::all().map(setting).collect::<Vec<_>>();
     (head, fields).prop_map(|((kind, numbers, pids, rest, mounts, masks), settings)| {
         let mut event = Event::new(kind);
-        [event.time, event.lost, event.process.start, event.parent.start, event.creator.start] = numbers;
+        [event.time, event.since_boot, event.lost, event.process.start, event.parent.start, event.creator.start] =
+            numbers;
         [event.process.pid, event.parent.pid, event.creator.pid] = pids;
         (event.pidfd_inode, event.cgroup_id, event.pid_namespace, event.kernel_thread, event.exit_status) = rest;
         (event.mount_namespace, event.container_cgroup_id) = mounts;

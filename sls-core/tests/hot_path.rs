@@ -93,6 +93,39 @@ fn a_miss_allocates_only_what_is_remembered() {
     assert_eq!(BYTES.get(), bytes, "memory grows");
 }
 
+/// Whoever comes late, or after the end of its process, is looked up as the others are.
+#[test]
+fn a_late_event_allocates_nothing() {
+    let mut engine = Engine::builder(PolicySet::from_yaml("p.yaml", POLICIES).unwrap()).build();
+    let mut event = Event::new(EventKind::Exec);
+    let mut tell = |event: &mut Event| {
+        let before = ALLOCATIONS.get();
+        engine.process(event, &mut DryRunResponder, &mut |_| panic!("nothing matches"));
+        ALLOCATIONS.get() - before
+    };
+    for (time, pid, program) in [(10, 20, "/usr/bin/bash"), (20, 100, "/usr/bin/true"), (30, 100, "/usr/bin/false")] {
+        exec(&mut event, pid, program);
+        event.since_boot = time;
+        tell(&mut event);
+    }
+    for (kind, time) in [(EventKind::File, 25), (EventKind::Exit, 40), (EventKind::File, 15), (EventKind::File, 35)] {
+        for round in 0..3 {
+            event.reset(kind);
+            (event.process, event.since_boot) = (ProcessKey { pid: 100, start: 100 }, time);
+            event.set_text(Field::FileOperation, b"CREATE").set_text(Field::FilePath, b"/tmp/x");
+            let allocations = tell(&mut event);
+            // The first round makes room in buffers that stay.
+            assert!(round == 0 || allocations == 0, "{kind} at {time}: {allocations} allocations");
+        }
+        let program: &[u8] = match time {
+            15 => b"",
+            25 => b"/usr/bin/true",
+            _ => b"/usr/bin/false",
+        };
+        assert!(kind == EventKind::Exit || event.text(Field::ProgramName) == program, "{event:?} at {time}");
+    }
+}
+
 // The matcher alone.
 
 /// Policies of every form, and some that share their first condition.

@@ -58,10 +58,10 @@ INLINE void send_cgroup(struct cgroup *cgroup, const char *path, u32 removed)
 	s->record.text_len = size;
 	size += sizeof(s->record) + sizeof(s->detail);
 	s->record.len = size;
-	if (bpf_ringbuf_output(&ring, s, size, BPF_RB_NO_WAKEUP))
-		count_loss(RECORD_CGROUP);
+	if (bpf_ringbuf_output(&process_ring, s, size, BPF_RB_NO_WAKEUP))
+		count_loss(RECORD_CGROUP, LOST_FULL);
 	/* The sooner what a container is can be looked up, the likelier it is known when its first program runs. */
-	wake(removed ? config.wake_bytes : 0);
+	wake(removed ? wake_bytes() : 0);
 }
 
 SEC("tp_btf/cgroup_mkdir")

@@ -8,7 +8,7 @@
 /* Threads that are remembered. Those beyond are not judged, and counted as losses. */
 #define KNOWN_THREADS 32768
 
-enum { BPF_NOEXIST = 1, S_ISUID = 04000 };
+enum { S_ISUID = 04000 };
 
 /* Programs of 32 bits make system calls that have no tracepoints. */
 #define TASK_SIZE_32 0x100000000ull
@@ -63,7 +63,7 @@ INLINE void ids_of(void *task, struct ids *ids)
 INLINE void learn(u32 thread, struct ids *ids, u64 flags)
 {
 	if (bpf_map_update_elem(&known_ids, &thread, ids, flags) && flags != BPF_NOEXIST)
-		count_loss(RECORD_CREDENTIALS);
+		count_loss(RECORD_CREDENTIALS, LOST_UNTRACKED);
 }
 
 INLINE void tell(u32 uid, u32 euid)

@@ -224,7 +224,7 @@ INLINE void send_memory(u32 slot, void *inode)
 		return;
 	task -= field_offset(struct task_struct, pid_links);
 	fill_current(&s->record, RECORD_PTRACE);
-	emit(s, add_target(s, task, ACCESS_MEM_WRITE, walk_file, slot));
+	emit(s, RECORD_PTRACE, add_target(s, task, ACCESS_MEM_WRITE, walk_file, slot));
 }
 
 /* Whether an inode is /proc/PID/mem. */

@@ -128,7 +128,7 @@ int on_opened(void *ctx)
 	begin(s, operation, 0);
 	s->pos += len;
 	s->record.path_len = len;
-	emit(s, flags | add_inode(s, inode));
+	emit(s, RECORD_FILE, flags | add_inode(s, inode));
 	return 0;
 }
 
@@ -242,7 +242,7 @@ INLINE void report_call(struct call *call, struct called *called, bool swapped)
 		if (!s->record.text_len)
 			flags |= FLAG_TEXT_UNKNOWN;
 	}
-	emit(s, flags);
+	emit(s, RECORD_FILE, flags);
 }
 
 /* A name that could not be read when the call began: never touched by the process before, perhaps. Now the kernel has. */
@@ -276,7 +276,7 @@ int on_called(void *ctx)
 	/* It began before there was somebody to see it, or its place was needed. */
 	if (!called || called->number != (u32)number) {
 		if (is_settled())
-			count_loss(RECORD_FILE);
+			count_loss(RECORD_FILE, LOST_UNTRACKED);
 		return 0;
 	}
 	read_late(called, called->name, &called->length, call->name);

@@ -173,7 +173,7 @@ INLINE void report(u32 slot, struct pending *p, u64 dentry, bool swapped)
 		wanted |= wants_path(s, p->operation & 31, flags & FLAG_PATH2_CUT);
 	}
 	if (wanted)
-		emit(s, flags);
+		emit(s, RECORD_FILE, flags);
 }
 
 /* A function of the VFS returns. */
@@ -284,7 +284,7 @@ INLINE void report_file(u32 slot, u32 operation, u64 dentry, u64 mount)
 	flags |= add_raw_path(s, (void *)dentry, (void *)mount, FLAG_PATH_CUT, walk_file, slot);
 	s->record.path_len = s->pos - sizeof(struct file_detail);
 	if (wants_path(s, operation, flags & FLAG_PATH_CUT))
-		emit(s, flags);
+		emit(s, RECORD_FILE, flags);
 }
 
 SEC("fexit/notify_change")
@@ -384,7 +384,7 @@ INLINE void report_open(struct file *file, u32 operation, u32 slot)
 	detail->mode = inode->i_mode;
 	detail->uid = inode->i_uid.val;
 	detail->gid = inode->i_gid.val;
-	emit(s, flags);
+	emit(s, RECORD_FILE, flags);
 }
 
 /* Modules that are asked after this may still refuse. */

@@ -157,7 +157,7 @@ INLINE struct pending *note(u32 operation, u64 dentry)
 		bpf_map_update_elem(&file_pending, &thread, (const void *)&file_blank, 0);
 		p = bpf_map_lookup_elem(&file_pending, &thread);
 		if (!p) {
-			count_loss(RECORD_FILE);
+			count_loss(RECORD_FILE, LOST_UNTRACKED);
 			return NULL;
 		}
 	}

@@ -331,12 +331,10 @@ EXIT_CALL(shmat, 1)
 
 INLINE void tell_userfaultfd(void)
 {
-	struct record *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
+	struct record *r = reserve_bytes(RECORD_USERFAULTFD, sizeof(*r));
 
-	if (!r) {
-		count_loss(RECORD_USERFAULTFD);
+	if (!r)
 		return;
-	}
 	fill_current(r, RECORD_USERFAULTFD);
 	submit(r);
 }

@@ -167,7 +167,7 @@ INLINE void on_program(void *program)
 		return;
 	s = begin(SLOT_PROGRAM, BPF_LOAD);
 	if (s)
-		emit(s, add_module_name(s, aux + field_offset(struct bpf_prog_aux, name)));
+		emit(s, RECORD_MODULE, add_module_name(s, aux + field_offset(struct bpf_prog_aux, name)));
 }
 
 SEC("fentry/security_kernel_read_file")
@@ -224,7 +224,7 @@ int on_module_load(u64 *ctx)
 		return 0;
 	flags = add_pending(s);
 	flags |= add_module_name(s, module->name);
-	emit(s, flags);
+	emit(s, RECORD_MODULE, flags);
 	return 0;
 }
 
@@ -251,7 +251,7 @@ int enter_bpf(void *ctx)
 	if ((u32)syscall_argument(ctx, 0) != BPF_PROG_LOAD || is_self())
 		return 0;
 	if (bpf_map_update_elem(&loading, &thread, &one, 0))
-		count_loss(RECORD_MODULE);
+		count_loss(RECORD_MODULE, LOST_UNTRACKED);
 	return 0;
 }
 
@@ -273,7 +273,7 @@ int exit_bpf(void *ctx)
 		return 0;
 	program = read(struct file, file_of(fd), private_data);
 	aux = read(struct bpf_prog, program, aux);
-	emit(s, add_module_name(s, aux + field_offset(struct bpf_prog_aux, name)));
+	emit(s, RECORD_MODULE, add_module_name(s, aux + field_offset(struct bpf_prog_aux, name)));
 	return 0;
 }
 
@@ -306,12 +306,12 @@ INLINE void on_kexec(void *ctx)
 	from = bpf_map_lookup_elem(&pending, &thread);
 	/* Forgotten: whether it was loaded or unloaded is not known. */
 	if (!from)
-		count_loss(RECORD_MODULE);
+		count_loss(RECORD_MODULE, LOST_UNTRACKED);
 	if (!from || from->detail.operation != KEXEC)
 		return;
 	s = begin(SLOT_SYSCALL, KEXEC);
 	if (s)
-		emit(s, add_pending(s));
+		emit(s, RECORD_MODULE, add_pending(s));
 }
 
 SEC("tracepoint/syscalls/sys_exit_kexec_load")

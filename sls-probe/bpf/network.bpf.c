@@ -37,7 +37,7 @@ INLINE void on_accepted(u32 slot, void *sk)
 	/* MPTCP of old kernels fills it in later. */
 	if (!detail->remote_port)
 		detail->flags = REMOTE_UNKNOWN | LOCAL_HOST_UNKNOWN | (detail->local_port ? 0 : LOCAL_PORT_UNKNOWN);
-	commit(r);
+	submit(r);
 }
 
 SEC("fentry/security_sock_graft")
@@ -129,7 +129,7 @@ INLINE int remember(void *ctx, u8 kind)
 		return 0;
 	sk = (u64)socket_of(syscall_argument(ctx, 0));
 	if (sk && family_of((void *)sk) == AF_UNIX && bpf_map_update_elem(&pending, &thread, &sk, 0))
-		count_loss(kind);
+		count_loss(kind, LOST_UNTRACKED);
 	return 0;
 }
 

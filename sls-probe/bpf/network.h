@@ -115,13 +115,10 @@ struct inet_record {
 
 INLINE struct inet_record *begin(u8 kind, u8 protocol, u16 family)
 {
-	struct inet_record *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
+	struct inet_record *r = reserve_bytes(kind, sizeof(*r));
 
-	if (!r) {
-		count_loss(kind);
-		wake(0);
+	if (!r)
 		return NULL;
-	}
 	fill_current(&r->record, kind);
 	r->record.len = sizeof(*r);
 	r->record.detail_len = sizeof(r->detail);
@@ -148,12 +145,6 @@ INLINE void add_ends(struct network_detail *detail, void *sk, u16 family)
 	}
 	detail->remote_port = __builtin_bswap16(read(struct sock, sk, __sk_common.skc_dport));
 	detail->local_port = read(struct sock, sk, __sk_common.skc_num);
-}
-
-INLINE void commit(struct inet_record *r)
-{
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
-	wake(0);
 }
 
 #endif

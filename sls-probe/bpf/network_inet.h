@@ -42,7 +42,7 @@ INLINE void on_tcp(volatile struct bpf_sock_ops *ctx, u8 kind)
 	}
 	r->detail.remote_port = remote_port;
 	r->detail.local_port = ctx->local_port;
-	commit(r);
+	submit(r);
 }
 
 SEC("sockops")
@@ -95,7 +95,7 @@ INLINE void finish_udp(struct inet_record *r, volatile struct bpf_sock_addr *ctx
 		detail->flags |= LOCAL_HOST_UNKNOWN;
 	if (!detail->local_port)
 		detail->flags |= LOCAL_PORT_UNKNOWN;
-	commit(r);
+	submit(r);
 }
 
 SEC("cgroup/connect4")
@@ -190,7 +190,7 @@ INLINE void on_udp_connected(void *sk, u16 family, int result)
 	if (!r)
 		return;
 	add_ends(&r->detail, sk, family);
-	commit(r);
+	submit(r);
 }
 
 SEC("fexit/__ip4_datagram_connect")
@@ -262,7 +262,7 @@ int bound4(struct bpf_sock *ctx)
 	if (!r)
 		return 1;
 	r->detail.local[0] = ((volatile struct bpf_sock *)ctx)->src_ip4;
-	commit(r);
+	submit(r);
 	return 1;
 }
 
@@ -274,7 +274,7 @@ int bound6(struct bpf_sock *ctx)
 	if (!r)
 		return 1;
 	copy_words(r->detail.local, ctx->src_ip6);
-	commit(r);
+	submit(r);
 	return 1;
 }
 

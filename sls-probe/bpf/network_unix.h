@@ -100,7 +100,7 @@ INLINE void report_unix(u32 slot, u8 kind, void *named)
 	s->record.detail_len = sizeof(*detail);
 	flags = add_address(s, named, slot);
 	if (flags != NO_ADDRESS)
-		emit(s, flags);
+		emit(s, kind, flags);
 }
 
 INLINE u64 inode_of(void *socket)
@@ -188,13 +188,7 @@ INLINE u32 passed_name(struct bpf_sock_addr *ctx, u8 *name, u8 *flags)
 
 INLINE struct passed_record *begin_passed(void)
 {
-	struct passed_record *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
-
-	if (!r) {
-		count_loss(RECORD_CONNECT);
-		wake(0);
-	}
-	return r;
+	return reserve_bytes(RECORD_CONNECT, sizeof(struct passed_record));
 }
 
 INLINE void commit_passed(struct passed_record *r, u32 len, u8 flags)
@@ -205,8 +199,7 @@ INLINE void commit_passed(struct passed_record *r, u32 len, u8 flags)
 	r->record.name_len = len;
 	r->record.text_len = sizeof(*r) - sizeof(r->record) - sizeof(r->detail) - len;
 	r->record.len = sizeof(*r);
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
-	wake(0);
+	submit(r);
 }
 
 SEC("cgroup/connect_unix")

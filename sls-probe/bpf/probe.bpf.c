@@ -109,19 +109,10 @@ int on_probe(void *regs)
 
 	if (is_self())
 		return 0;
-	/* A busy function must not crowd out all others: one half of the ring is theirs. */
-	if (bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > 4 * config.wake_bytes) {
-		count_loss(RECORD_PROBE);
-		wake(0);
-		return 0;
-	}
 	/* Not a scratch: in user probes a program can be preempted by itself. */
-	r = bpf_ringbuf_reserve(&ring, probe.record_bytes, 0);
-	if (!r) {
-		count_loss(RECORD_PROBE);
-		wake(0);
+	r = reserve_bytes(RECORD_PROBE, probe.record_bytes);
+	if (!r)
 		return 0;
-	}
 	fill_current(r, RECORD_PROBE);
 	r->len = probe.record_bytes;
 	r->detail_len = probe.record_bytes - sizeof(*r);
@@ -153,7 +144,6 @@ int on_probe(void *regs)
 		detail->values[i] = value;
 	}
 	detail->unreadable = unreadable;
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
-	wake(0);
+	submit(r);
 	return 0;
 }

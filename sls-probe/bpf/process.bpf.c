@@ -179,17 +179,18 @@ INLINE void add_tty(struct scratch *s, struct task_struct *task)
 }
 
 /* The rest of what is told of an exec, behind the path of its file. */
-INLINE void tell_exec(struct scratch *s, struct task_struct *task, struct linux_binprm *bprm, u16 flags)
+INLINE u16 add_rest(struct scratch *s, struct task_struct *task, struct linux_binprm *bprm)
 {
 	const char *filename = bprm->filename;
+	u16 flags;
 
-	flags |= add_cwd(s, task, walk_exec);
+	flags = add_cwd(s, task, walk_exec);
 	flags |= add_invoked(s, filename);
 	flags |= add_argv(s, task->mm);
 	add_tty(s, task);
 	if (bprm->interp != filename)
 		flags |= FLAG_SCRIPT;
-	emit(s, flags);
+	return flags;
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -199,12 +200,14 @@ int on_exec(u64 *ctx)
 	struct linux_binprm *bprm = (void *)ctx[2];
 	u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&exec_scratch, &zero);
+	u16 flags;
 
 	if (!s)
 		return 0;
 	fill(&s->record, task, RECORD_EXEC);
 	add_detail(s, task);
-	tell_exec(s, task, bprm, add_file(s, bprm->file, walk_exec));
+	flags = add_file(s, bprm->file, walk_exec);
+	emit(s, RECORD_EXEC, flags | add_rest(s, task, bprm));
 	return 0;
 }
 
@@ -281,7 +284,11 @@ int on_exec_decided(u64 *ctx)
 	decide_exec(t, s, task, sizeof(*detail), flags);
 	detail = (void *)s->tail;
 	detail->tier = t->detail;
-	tell_exec(s, task, bprm, flags);
+	flags |= add_rest(s, task, bprm);
+	if (t->detail.verdicts)
+		emit_decided(s, 0, RECORD_EXEC, flags);
+	else
+		emit(s, RECORD_EXEC, flags);
 	return 0;
 }
 
@@ -293,14 +300,22 @@ INLINE bool is_crash(u32 exit_status)
 	return signals >> (exit_status & 0x1f) & 1 && (exit_status & 0x7f) < 32;
 }
 
+INLINE u64 budget_of_task(struct task_struct *task)
+{
+	return budget(task->cgroups->dfl_cgrp->kn->id, legacy_cgroup_of(task));
+}
+
 /* A record without strings. */
 INLINE void send(struct task_struct *task, u8 kind, struct task_struct *creator, u32 exit_status)
 {
-	struct record *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
+	struct record *r = NULL;
 
-	if (!r) {
-		count_loss(kind);
-	} else {
+	if (admits(kind, sizeof(*r), budget_of_task(task))) {
+		r = bpf_ringbuf_reserve(&process_ring, sizeof(*r), 0);
+		if (!r)
+			count_loss(kind, LOST_FULL);
+	}
+	if (r) {
 		fill(r, task, kind);
 		r->exit_status = exit_status;
 		if (creator) {
@@ -310,7 +325,7 @@ INLINE void send(struct task_struct *task, u8 kind, struct task_struct *creator,
 		bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 	}
 	/* Nobody acts on the others at once: they can wait for the next exec, or until there are many. */
-	wake(is_crash(exit_status) ? 0 : config.wake_bytes);
+	wake(is_crash(exit_status) ? 0 : wake_bytes());
 }
 
 SEC("tp_btf/sched_process_fork")

@@ -130,7 +130,7 @@ INLINE void tell(void *target, u32 access, u32 slot)
 	if (!s)
 		return;
 	fill_current(&s->record, RECORD_PTRACE);
-	emit(s, add_target(s, target, access, walk_target, slot));
+	emit(s, RECORD_PTRACE, add_target(s, target, access, walk_target, slot));
 }
 
 INLINE void remember(u32 access, u32 number)

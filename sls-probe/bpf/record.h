@@ -30,6 +30,29 @@ enum record_kind {
 	RECORD_KINDS = 17,
 };
 
+/* Ways to the reader with room of their own. src/lanes.rs has the same. */
+enum lane {
+	LANE_PROCESS = 0,
+	LANE_ACTIVITY = 1,
+	LANES = 2,
+};
+
+/* What does not go by the process's lane, unless the kernel has decided about it; a bit each. */
+#define ACTIVITY_KINDS                                                                                              \
+	(1 << RECORD_FILE | 1 << RECORD_CONNECT | 1 << RECORD_ACCEPT | 1 << RECORD_LISTEN | 1 << RECORD_MEMORY | \
+	 1 << RECORD_USERFAULTFD | 1 << RECORD_PROBE)
+
+/* Why a record is not sent. src/losses.rs has the same. */
+enum lost_cause {
+	LOST_FULL = 0,
+	LOST_OVER_BUDGET = 1,
+	LOST_SHED = 2,
+	LOST_NOT_RUN = 3,
+	/* What a program had to remember found no room. */
+	LOST_UNTRACKED = 4,
+	LOST_CAUSES = 5,
+};
+
 enum record_flag {
 	/* The start of a path is missing. */
 	FLAG_PATH_CUT = 1 << 0,
@@ -79,7 +102,9 @@ struct record {
 	u64 lost; /* records of this kind lost since the start */
 	u64 start; /* start of the process, CLOCK_BOOTTIME, ns */
 	u64 parent_start;
-	u64 creator_start; /* of the process that made this one; forks only */
+	/* Of forks, of the process that made this one. In the lane of activities, how far the other was filled: what is there has
+	 * to be read first. */
+	u64 creator_start;
 	u64 pidfd_inode; /* 0: the kernel has none */
 	u64 cgroup_id; /* 0: unknown */
 	u64 inode;
@@ -135,11 +160,15 @@ struct scratch {
 
 /* Set by user space before the programs are loaded. */
 struct config {
-	u64 wake_bytes; /* a sleeping reader is woken when this much waits */
+	struct {
+		u64 bytes; /* of the ring */
+		u64 burst; /* bytes of a cgroup in the second half; 0: no budgets */
+		u64 rate; /* bytes that leak out of that in 2^30 ns */
+	} lanes[LANES];
 	u32 exit_has_group_dead; /* sched_process_exit has its second argument (Linux 6.16) */
 	u32 legacy_controller; /* whose hierarchy of version 1 is asked for: 1 + its number; 0: none */
 };
 
-_Static_assert(sizeof(struct config) == 16, "src/loader.rs counts on it");
+_Static_assert(sizeof(struct config) == 56, "src/loader.rs counts on it");
 
 #endif

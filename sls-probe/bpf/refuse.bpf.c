@@ -176,12 +176,30 @@ INLINE void look_up_parent(struct decision *d, u32 slot)
 	d->found = found;
 }
 
-INLINE void fill_process(struct decision *d)
+/* What would have been told if it had happened. */
+INLINE u32 kind_of(u32 slot)
+{
+	switch (slot) {
+	case SLOT_EXEC:
+		return RECORD_EXEC;
+	case SLOT_CONNECT:
+		return RECORD_CONNECT;
+	case SLOT_PTRACE:
+		return RECORD_PTRACE;
+	case SLOT_MODULE:
+		return RECORD_MODULE;
+	default:
+		return RECORD_FILE;
+	}
+}
+
+INLINE void fill_process(struct decision *d, u32 slot)
 {
 	u16 path_len = d->s->record.path_len;
 
 	fill_current(&d->s->record, RECORD_REFUSED);
 	d->s->record.path_len = path_len;
+	d->s->record.lost = lost_so_far(1, kind_of(slot));
 	d->s->record.detail_len = sizeof(struct refused_detail);
 	tier_process(d->t, &d->s->record);
 }
@@ -218,7 +236,7 @@ INLINE int conclude(struct decision *d, u32 slot)
 	detail->port = t->port;
 	detail->has_host = t->has_host;
 	detail->target_pid = t->target_pid;
-	emit(d->s, d->flags);
+	emit_decided(d->s, 1, kind_of(slot), d->flags);
 	return REFUSE;
 }
 
@@ -227,24 +245,25 @@ INLINE int decide(struct decision *d, u32 slot)
 {
 	if (!d->found && !asks_anyway(d->t))
 		return *(volatile u64 *)&d->t->owner != this_thread() ? AGAIN : GO_ON;
-	fill_process(d);
+	fill_process(d, slot);
 	add_program(d, slot, ROLE_PROGRAM, program_of((void *)bpf_get_current_task()), FLAG_PATH2_CUT);
 	d->s->record.path2_len = d->to - d->from;
 	ask(d, slot);
 	return conclude(d, slot);
 }
 
-#define REPEATED(attempt)                                      \
+/* What comes again is the exception: so the compiler has the loop end in a jump, and Linux 5.10 takes no other loops. */
+#define REPEATED(kind, attempt)                                    \
 	({                                                     \
 		int outcome_ = AGAIN;                          \
 		_Pragma("clang loop unroll(disable)")          \
 		for (int i_ = 0; i_ < ATTEMPTS; i_++) {        \
 			outcome_ = attempt;                    \
-			if (outcome_ != AGAIN)                 \
+			if (__builtin_expect(outcome_ != AGAIN, 1)) \
 				break;                         \
 		}                                              \
 		if (outcome_ == AGAIN)                         \
-			count_loss(RECORD_REFUSED);            \
+			count(1, kind, LOST_NOT_RUN);          \
 		outcome_ == REFUSE;                            \
 	})
 
@@ -258,7 +277,7 @@ INLINE int attempt_exec(struct linux_binprm *bprm)
 	d.s->record.path_len = d.to - d.from;
 	if (!d.found && !(d.t->head.always_events & TIER_EXEC_ASKED))
 		return *(volatile u64 *)&d.t->owner != this_thread() ? AGAIN : GO_ON;
-	fill_process(&d);
+	fill_process(&d, SLOT_EXEC);
 	d.s->record.inode = d.t->inode;
 	d.s->record.device = d.t->file_device;
 	d.flags |= FLAG_FILE | (d.t->memfd ? FLAG_MEMFD : 0) | (d.t->deleted ? FLAG_DELETED : 0);
@@ -273,7 +292,7 @@ INLINE int attempt_exec(struct linux_binprm *bprm)
 SEC("lsm/bprm_creds_from_file")
 int refuse_exec(u64 *ctx)
 {
-	return REPEATED(attempt_exec((void *)ctx[0])) ? -EPERM : 0;
+	return REPEATED(RECORD_EXEC, attempt_exec((void *)ctx[0])) ? -EPERM : 0;
 }
 
 /* A file under one name. */
@@ -304,7 +323,7 @@ INLINE int attempt_rename(u32 slot, u32 operation, void *old, void *old_mnt, voi
 	known = !(d.flags & FLAG_PATH_CUT);
 	d.s->record.path_len = len;
 	/* Looked up twice: what is asked first is the new name. */
-	fill_process(&d);
+	fill_process(&d, slot);
 	add_program(&d, slot, ROLE_PROGRAM, program_of((void *)bpf_get_current_task()), FLAG_PATH2_CUT);
 	d.s->record.path2_len = d.to - d.from;
 	len = add_object(&d, slot, new, new_mnt);
@@ -330,7 +349,7 @@ int refuse_open(u64 *ctx)
 	/* What was created just now was asked about when it was. */
 	if ((read(struct file, file, f_mode) & (FMODE_WRITE | FMODE_CREATED)) != FMODE_WRITE)
 		return 0;
-	return REPEATED(attempt_file(SLOT_OPEN, FILE_OPEN_WRITE, read(struct file, file, f_path.dentry),
+	return REPEATED(RECORD_FILE, attempt_file(SLOT_OPEN, FILE_OPEN_WRITE, read(struct file, file, f_path.dentry),
 				     read(struct file, file, f_path.mnt))) ?
 		       -EPERM :
 		       0;
@@ -342,31 +361,31 @@ int refuse_open(u64 *ctx)
 SEC("lsm/path_mknod")
 int refuse_create(u64 *ctx)
 {
-	return REPEATED(attempt_file(SLOT_CREATE, FILE_CREATE, (void *)ctx[1], MNT_OF(ctx[0]))) ? -EPERM : 0;
+	return REPEATED(RECORD_FILE, attempt_file(SLOT_CREATE, FILE_CREATE, (void *)ctx[1], MNT_OF(ctx[0]))) ? -EPERM : 0;
 }
 
 SEC("lsm/path_unlink")
 int refuse_unlink(u64 *ctx)
 {
-	return REPEATED(attempt_file(SLOT_UNLINK, FILE_UNLINK, (void *)ctx[1], MNT_OF(ctx[0]))) ? -EPERM : 0;
+	return REPEATED(RECORD_FILE, attempt_file(SLOT_UNLINK, FILE_UNLINK, (void *)ctx[1], MNT_OF(ctx[0]))) ? -EPERM : 0;
 }
 
 SEC("lsm/path_truncate")
 int refuse_truncate(u64 *ctx)
 {
-	return REPEATED(attempt_file(SLOT_TRUNCATE, FILE_TRUNCATE, DENTRY_OF(ctx[0]), MNT_OF(ctx[0]))) ? -EPERM : 0;
+	return REPEATED(RECORD_FILE, attempt_file(SLOT_TRUNCATE, FILE_TRUNCATE, DENTRY_OF(ctx[0]), MNT_OF(ctx[0]))) ? -EPERM : 0;
 }
 
 SEC("lsm/path_chmod")
 int refuse_chmod(u64 *ctx)
 {
-	return REPEATED(attempt_file(SLOT_CHMOD, FILE_CHMOD, DENTRY_OF(ctx[0]), MNT_OF(ctx[0]))) ? -EPERM : 0;
+	return REPEATED(RECORD_FILE, attempt_file(SLOT_CHMOD, FILE_CHMOD, DENTRY_OF(ctx[0]), MNT_OF(ctx[0]))) ? -EPERM : 0;
 }
 
 SEC("lsm/path_rename")
 int refuse_rename(u64 *ctx)
 {
-	return REPEATED(attempt_rename(SLOT_RENAME, FILE_RENAME, (void *)ctx[1], MNT_OF(ctx[0]), (void *)ctx[3],
+	return REPEATED(RECORD_FILE, attempt_rename(SLOT_RENAME, FILE_RENAME, (void *)ctx[1], MNT_OF(ctx[0]), (void *)ctx[3],
 				       MNT_OF(ctx[2]))) ?
 		       -EPERM :
 		       0;
@@ -376,7 +395,7 @@ int refuse_rename(u64 *ctx)
 SEC("lsm/path_link")
 int refuse_link(u64 *ctx)
 {
-	return REPEATED(attempt_rename(SLOT_LINK, FILE_LINK, (void *)ctx[0], MNT_OF(ctx[1]), (void *)ctx[2], MNT_OF(ctx[1]))) ?
+	return REPEATED(RECORD_FILE, attempt_rename(SLOT_LINK, FILE_LINK, (void *)ctx[0], MNT_OF(ctx[1]), (void *)ctx[2], MNT_OF(ctx[1]))) ?
 		       -EPERM :
 		       0;
 }
@@ -434,7 +453,7 @@ int refuse_connect(u64 *ctx)
 		protocol = OVER_UDP;
 	else
 		return 0;
-	return REPEATED(attempt_connect(protocol, family == AF_UNIX ? 0 : family, words, __builtin_bswap16(port))) ? -EPERM : 0;
+	return REPEATED(RECORD_CONNECT, attempt_connect(protocol, family == AF_UNIX ? 0 : family, words, __builtin_bswap16(port))) ? -EPERM : 0;
 }
 
 INLINE u32 protocol_of(volatile struct bpf_sock_addr *ctx)
@@ -455,7 +474,7 @@ int refuse_connect4(struct bpf_sock_addr *context)
 
 	if (!protocol)
 		return 1;
-	return REPEATED(attempt_connect(protocol, AF_INET, words, port)) ? 0 : 1;
+	return REPEATED(RECORD_CONNECT, attempt_connect(protocol, AF_INET, words, port)) ? 0 : 1;
 }
 
 SEC("cgroup/connect6")
@@ -467,7 +486,7 @@ int refuse_connect6(struct bpf_sock_addr *context)
 
 	if (!protocol)
 		return 1;
-	return REPEATED(attempt_connect(protocol, AF_INET6, words, port)) ? 0 : 1;
+	return REPEATED(RECORD_CONNECT, attempt_connect(protocol, AF_INET6, words, port)) ? 0 : 1;
 }
 
 INLINE int attempt_ptrace(void *child)
@@ -489,7 +508,7 @@ int refuse_ptrace(u64 *ctx)
 {
 	if (!((u32)ctx[1] & PTRACE_MODE_ATTACH))
 		return 0;
-	return REPEATED(attempt_ptrace((void *)ctx[0])) ? -EPERM : 0;
+	return REPEATED(RECORD_PTRACE, attempt_ptrace((void *)ctx[0])) ? -EPERM : 0;
 }
 
 INLINE int attempt_module(u32 operation)
@@ -520,7 +539,7 @@ int refuse_read_file(u64 *ctx)
 		operation = LOADED_KEXEC;
 	else
 		return 0;
-	return REPEATED(attempt_module(operation)) ? -EPERM : 0;
+	return REPEATED(RECORD_MODULE, attempt_module(operation)) ? -EPERM : 0;
 }
 
 SEC("lsm/kernel_load_data")
@@ -534,7 +553,7 @@ int refuse_load_data(u64 *ctx)
 		operation = LOADED_KEXEC;
 	else
 		return 0;
-	return REPEATED(attempt_module(operation)) ? -EPERM : 0;
+	return REPEATED(RECORD_MODULE, attempt_module(operation)) ? -EPERM : 0;
 }
 
 SEC("lsm/bpf")
@@ -542,5 +561,5 @@ int refuse_bpf(u64 *ctx)
 {
 	if ((u32)ctx[0] != BPF_PROG_LOAD)
 		return 0;
-	return REPEATED(attempt_module(LOADED_BPF)) ? -EPERM : 0;
+	return REPEATED(RECORD_MODULE, attempt_module(LOADED_BPF)) ? -EPERM : 0;
 }

@@ -25,10 +25,8 @@ INLINE void send(u32 change)
 {
 	struct security_record *r = reserve(struct security_record, RECORD_SECURITY);
 
-	if (!r) {
-		wake(0);
+	if (!r)
 		return;
-	}
 	r->detail.change = change;
 	r->detail.zero = 0;
 	submit(r);

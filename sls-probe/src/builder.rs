@@ -2,25 +2,19 @@
 
 use std::path::PathBuf;
 
-use sls_core::{EventKind, FieldSet, Hook, Interest, Mechanism, PolicyType, Tiers};
+use sls_core::{EventKind, FieldSet, Hook, Interest, Lane, Mechanism, PolicyType, Shedding, Tiers};
 
 use crate::container::IDENTITY_FIELDS;
 use crate::error::ProbeError;
 use crate::group::{GROUPS, memory, security};
 use crate::hooks::HookFamily;
 use crate::kernel;
+use crate::lanes::lane_of;
 use crate::loader::LoadedProbe;
 use crate::protection::SelfProtection;
+use crate::record::KINDS;
+use crate::room::{self, CgroupBudget, MAX_RING_BYTES, MIN_RING_BYTES, Room};
 use crate::tier::{self, KernelTier};
-
-/// Size of the ring buffer between the kernel and the sensor, unless told otherwise: about 20,000 executions.
-pub const DEFAULT_RING_BYTES: u32 = 8 * 1024 * 1024;
-
-/// The smallest ring: one page where pages are largest.
-pub const MIN_RING_BYTES: u32 = 64 * 1024;
-
-/// The largest ring.
-pub const MAX_RING_BYTES: u32 = 1024 * 1024 * 1024;
 
 /// Wake-ups a second that single events may cause, unless told otherwise.
 pub const DEFAULT_WAKES_PER_SECOND: u32 = 200;
@@ -35,10 +29,18 @@ const PROCESS_KINDS: [EventKind; 4] = [EventKind::Exec, EventKind::Fork, EventKi
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ProbeBuilder {
-    pub(crate) ring_bytes: u32,
+    /// What both lanes were given together.
+    ring_bytes: Option<u32>,
+    /// In the order of [`room::number`].
+    pub(crate) lanes: [Room; 2],
     pub(crate) family: HookFamily,
     /// Of [`PROCESS_KINDS`].
     process_kinds: Vec<EventKind>,
+    /// What policies look at.
+    needed: Interest,
+    /// What is watched besides.
+    telemetry: Vec<EventKind>,
+    /// Both.
     pub(crate) interest: Interest,
     pub(crate) unsafe_probes: bool,
     pub(crate) kernel_tier: bool,
@@ -54,9 +56,12 @@ pub struct ProbeBuilder {
 impl Default for ProbeBuilder {
     fn default() -> Self {
         Self {
-            ring_bytes: DEFAULT_RING_BYTES,
+            ring_bytes: None,
+            lanes: [Room::default(); 2],
             family: HookFamily::detect(),
             process_kinds: PROCESS_KINDS.to_vec(),
+            needed: Interest::default(),
+            telemetry: Vec::new(),
             interest: Interest::default(),
             unsafe_probes: false,
             kernel_tier: false,
@@ -72,10 +77,26 @@ impl Default for ProbeBuilder {
 }
 
 impl ProbeBuilder {
-    /// Size of the ring buffer: a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`]. Default
-    /// [`DEFAULT_RING_BYTES`]. Events that find it full are lost, and counted.
+    /// Size of the ring buffers together: a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`], of which each lane gets
+    /// a half. Default [`DEFAULT_RING_BYTES`](crate::DEFAULT_RING_BYTES). Events that find their lane full are lost, and counted.
     pub fn ring_bytes(mut self, bytes: u32) -> Self {
-        self.ring_bytes = bytes;
+        self.ring_bytes = Some(bytes);
+        self.lanes.iter_mut().for_each(|room| room.bytes = bytes / 2);
+        self
+    }
+
+    /// Size of the ring buffer of one lane: a power of two from [`MIN_LANE_BYTES`](crate::MIN_LANE_BYTES) to [`MAX_LANE_BYTES`](crate::MAX_LANE_BYTES). Default: a half of
+    /// [`DEFAULT_RING_BYTES`](crate::DEFAULT_RING_BYTES).
+    pub fn lane_bytes(mut self, lane: Lane, bytes: u32) -> Self {
+        self.lanes[room::number(lane)].bytes = bytes;
+        self
+    }
+
+    /// What each cgroup may send by a lane of which more than a half is filled, so that none takes what is left from all others.
+    /// What goes over it is lost, and counted ([`LossCause::OverBudget`](sls_core::LossCause::OverBudget)). What the kernel tier has decided, and what tells
+    /// of cgroups, is never withheld. Default: a sixteenth of the lane at once, and again every second.
+    pub fn cgroup_budget(mut self, lane: Lane, budget: CgroupBudget) -> Self {
+        self.lanes[room::number(lane)].budget = Some(budget);
         self
     }
 
@@ -134,8 +155,39 @@ impl ProbeBuilder {
     /// wanted is not attached, and filtered in the kernel as far as it can be; what the running kernel cannot give is
     /// left out, see [`ProbeBuilder::provides`].
     pub fn interest(mut self, interest: Interest) -> Self {
-        self.interest = interest;
+        self.needed = interest;
+        self.widen_interest();
         self
+    }
+
+    /// Kinds of events to watch as well, all of each, though no policy looks at them: to record or to count them. Those that
+    /// [`interest`](ProbeBuilder::interest) does not name are the first to be left out when load is shed
+    /// ([`Shedding::Telemetry`]). Default none.
+    pub fn telemetry(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
+        self.telemetry = kinds.into_iter().collect();
+        self.widen_interest();
+        self
+    }
+
+    fn widen_interest(&mut self) {
+        self.interest = self.needed.clone();
+        for kind in &self.telemetry {
+            self.interest.add_kind(*kind);
+        }
+    }
+
+    /// The kinds of records that are left out, as bits of their numbers. What keeps the process table and the containers
+    /// stays, and what the kernel has decided knows nothing of it.
+    pub(crate) fn shed_kinds(&self, shedding: Shedding) -> u32 {
+        let is_shed = |kind: EventKind| {
+            let telemetry = self.telemetry.contains(&kind) && !self.needed.wants_kind(kind);
+            let keeps = PROCESS_KINDS.contains(&kind);
+            !keeps
+                && (shedding >= Shedding::Telemetry && telemetry
+                    || shedding >= Shedding::Activity && lane_of(kind) == Lane::Activity)
+        };
+        let bits = (0_u32..).zip(KINDS).filter(|(_, kind)| is_shed(*kind));
+        bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
     }
 
     /// Whether the probes that policies define themselves ([`Interest::probes`]) may be put into the kernel and into
@@ -187,8 +239,12 @@ impl ProbeBuilder {
     /// When a setting is not possible, or the kernel refuses: not permitted, too old, without type information, or
     /// its verifier objects.
     pub fn load(self) -> Result<LoadedProbe, ProbeError> {
-        if !self.ring_bytes.is_power_of_two() || !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&self.ring_bytes) {
-            return Err(ProbeError::RingSize { bytes: self.ring_bytes });
+        let possible = |bytes: &u32| bytes.is_power_of_two() && (MIN_RING_BYTES..=MAX_RING_BYTES).contains(bytes);
+        if let Some(bytes) = self.ring_bytes.filter(|bytes| !possible(bytes)) {
+            return Err(ProbeError::RingSize { bytes });
+        }
+        for lane in Lane::ALL.iter().copied() {
+            self.lanes[room::number(lane)].check(lane)?;
         }
         LoadedProbe::load(self)
     }
@@ -270,5 +326,32 @@ impl ProbeBuilder {
             return true;
         }
         if PROCESS_KINDS.contains(&kind) { self.process_kinds.contains(&kind) } else { self.interest.wants_kind(kind) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shed(builder: &ProbeBuilder, shedding: Shedding) -> Vec<EventKind> {
+        let mask = builder.shed_kinds(shedding);
+        KINDS.into_iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, kind)| kind).collect()
+    }
+
+    #[test]
+    fn telemetry_is_shed_before_what_policies_need_and_the_process_table_never() {
+        use EventKind::{Accept, Connect, Exec, File, Fork, Listen, Memory, Module, Probe, Ptrace, Userfaultfd};
+        let mut interest = Interest::default();
+        interest.add_kind(File).add_kind(Module);
+        let builder = ProbeBuilder::default().interest(interest).telemetry([Connect, File, Ptrace, Fork, Exec]);
+        assert!(builder.watches(Ptrace) && builder.watches(Connect) && builder.watches(Module));
+        assert_eq!(shed(&builder, Shedding::Nothing), []);
+        assert_eq!(shed(&builder, Shedding::Telemetry), [Connect, Ptrace]);
+        let all = [File, Connect, Accept, Listen, Ptrace, Memory, Userfaultfd, Probe];
+        assert_eq!(shed(&builder, Shedding::Activity), all);
+        // Other policies came.
+        let mut interest = Interest::default();
+        interest.add_kind(Connect);
+        assert_eq!(shed(&builder.interest(interest), Shedding::Telemetry), [File, Ptrace]);
     }
 }

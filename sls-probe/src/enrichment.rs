@@ -34,6 +34,7 @@ impl Enrichment {
 
     /// Completes an event that was decoded.
     pub(crate) fn fill(&mut self, event: &mut Event, legacy_cgroup: Option<u64>) {
+        event.since_boot = event.time;
         event.time = self.clock.to_epoch(event.time);
         self.name(event, legacy_cgroup);
     }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::builder::{MAX_RING_BYTES, MIN_RING_BYTES};
+use sls_core::Lane;
+
+use crate::room::{MAX_LANE_BYTES, MAX_RING_BYTES, MIN_LANE_BYTES, MIN_RING_BYTES};
 use crate::tier::TierError;
 
 /// Why the probe does not work.
@@ -14,9 +16,19 @@ use crate::tier::TierError;
 pub enum ProbeError {
     /// The ring's size is not one that the kernel can map.
     #[error(
-        "a ring of {bytes} bytes is not possible: it must be a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES}"
+        "rings of {bytes} bytes together are not possible: it must be a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES}"
     )]
     RingSize {
+        /// The size asked for.
+        bytes: u32,
+    },
+    /// The ring of one lane cannot have this size.
+    #[error(
+        "a ring of {bytes} bytes for the {lane} lane is not possible: it must be a power of two from {MIN_LANE_BYTES} to {MAX_LANE_BYTES}"
+    )]
+    LaneSize {
+        /// Whose it is.
+        lane: Lane,
         /// The size asked for.
         bytes: u32,
     },

@@ -47,7 +47,7 @@ impl HostInfo {
     /// Reads all facts.
     #[must_use]
     pub fn read() -> Self {
-        let in_host_pid_namespace = namespace("/proc/self/ns/pid") == Some(HOST_PID_NAMESPACE);
+        let in_host_pid_namespace = in_host_pid_namespace();
         Self {
             kernel_release: line("/proc/sys/kernel/osrelease"),
             kernel_version: line("/proc/sys/kernel/version"),
@@ -109,6 +109,11 @@ impl HostInfo {
         ];
         facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect()
     }
+}
+
+/// Whether this process lives in the host's PID namespace.
+pub(crate) fn in_host_pid_namespace() -> bool {
+    namespace("/proc/self/ns/pid") == Some(HOST_PID_NAMESPACE)
 }
 
 fn namespace(path: &str) -> Option<u32> {

@@ -16,22 +16,23 @@ mod group;
 mod hooks;
 mod host;
 mod kernel;
+mod lanes;
 mod loader;
 mod losses;
 mod points;
 mod probe;
 mod protection;
 mod record;
+mod reread;
 mod resolve;
+mod room;
 mod snapshot;
 mod support;
 mod tier;
 mod tracefs;
 
 pub use accounts::{Accounts, MAX_ACCOUNT_FILE_BYTES, MAX_ACCOUNTS};
-pub use builder::{
-    DEFAULT_RING_BYTES, DEFAULT_WAKE_BURST, DEFAULT_WAKES_PER_SECOND, MAX_RING_BYTES, MIN_RING_BYTES, ProbeBuilder,
-};
+pub use builder::{DEFAULT_WAKE_BURST, DEFAULT_WAKES_PER_SECOND, ProbeBuilder};
 pub use cgroup::mount_point as cgroup_root;
 pub use container::{
     CgroupMaker, ContainerCgroup, ContainerInfo, ContainerMount, ContainerRuntime, ContainerStates, ContainerStats,
@@ -54,6 +55,10 @@ pub use protection::{
     MAX_EXEMPT_PROGRAMS, MAX_TAMPER_ATTEMPTS, SelfProtection, TamperAttempt, TamperReport, Tampering,
 };
 pub use record::RecordError;
+pub use room::{
+    CgroupBudget, DEFAULT_RING_BYTES, MAX_CGROUP_BUDGETS, MAX_LANE_BYTES, MAX_RING_BYTES, MIN_LANE_BYTES,
+    MIN_RING_BYTES,
+};
 pub use snapshot::MAX_ARGV_BYTES;
 pub use support::{KernelSupport, KindSupport};
 pub use tier::{

@@ -37,7 +37,10 @@ const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 const TYPE_INFORMATION: &str = "/sys/kernel/btf/vmlinux";
 
-pub(crate) const RING: &str = "ring";
+/// The rings, in the order of `enum lane`.
+pub(crate) const RINGS: [&str; 2] = ["process_ring", "activity_ring"];
+pub(crate) const SHED: &str = "shed_kinds";
+const BUDGETS: &str = "budgets";
 pub(crate) const LOST: &str = "lost_records";
 pub(crate) const DOZING: &str = "dozing";
 const CONFIG: &str = ".rodata.config";
@@ -50,7 +53,11 @@ impl SharedMaps {
     /// Those of the object that was loaded first, which made them.
     fn of(object: &Object, kernel_tier: bool) -> Result<Self, ProbeError> {
         let of_tier = tier::MAPS.into_iter().filter(|_| kernel_tier);
-        let maps = [RING, LOST, DOZING].into_iter().chain(of_tier).map(|name| Ok((name, map_of(object, name)?)));
+        let maps = RINGS
+            .into_iter()
+            .chain([LOST, DOZING, SHED, BUDGETS])
+            .chain(of_tier)
+            .map(|name| Ok((name, map_of(object, name)?)));
         maps.collect::<Result<_, _>>().map(Self)
     }
 
@@ -215,14 +222,16 @@ pub(crate) fn set_constant(open: &mut OpenObject, name: &str, value: &[u8]) -> l
 /// Sets what all objects are told, and gives them the shared maps.
 pub(crate) fn configure(open: &mut OpenObject, settings: &ProbeBuilder, shared: &SharedMaps) -> libbpf_rs::Result<()> {
     for mut map in open.maps_mut() {
-        if map.name() == RING {
-            map.set_max_entries(settings.ring_bytes)?;
+        if let Some(lane) = RINGS.iter().position(|ring| map.name() == *ring) {
+            map.set_max_entries(settings.lanes[lane].bytes)?;
         } else if map.name() == CONFIG {
             // `struct config` of bpf/record.h.
-            let mut config = [0; 16];
-            config[..8].copy_from_slice(&u64::from(settings.ring_bytes / 8).to_le_bytes());
-            config[8..12].copy_from_slice(&u32::from(Kernel::running().exit_says_group_dead).to_le_bytes());
-            config[12..].copy_from_slice(&legacy_controller(settings).to_le_bytes());
+            let mut config = Vec::with_capacity(56);
+            for lane in &settings.lanes {
+                config.extend(lane.numbers().into_iter().flat_map(u64::to_le_bytes));
+            }
+            config.extend(u32::from(Kernel::running().exit_says_group_dead).to_le_bytes());
+            config.extend(legacy_controller(settings).to_le_bytes());
             map.set_initial_value(&config)?;
         }
         if let Some((_, handle)) = shared.0.iter().find(|(name, _)| map.name() == *name) {

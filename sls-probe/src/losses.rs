@@ -5,22 +5,44 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use sls_core::{Event, EventKind};
+use sls_core::{Event, EventKind, Lane, Loss, LossCause};
 
 use crate::error::ProbeError;
+use crate::lanes::lane_of;
 use crate::loader::{LOST, LoadedObject};
 use crate::record;
+
+/// Kinds of records: those of [`record::KINDS`], records about cgroups, and of what was refused.
+const RECORD_KINDS: usize = record::KINDS.len() + 2;
+
+/// The index of records about cgroups.
+const CGROUP: usize = record::CGROUP as usize;
+
+/// In the order of `enum lost_cause` in `bpf/record.h`.
+const CAUSES: [LossCause; 5] =
+    [LossCause::LaneFull, LossCause::OverBudget, LossCause::Shed, LossCause::NotRun, LossCause::Untracked];
+
+/// Where what the kernel does not run is counted with the rest.
+const NOT_RUN: usize = 3;
+
+/// Counts by cause.
+type Counts = [u64; CAUSES.len()];
+
+/// `struct losses` of `bpf/common.h`: by kind of record, first those of what happened and then those of what was refused.
+type Counters = [[Counts; RECORD_KINDS]; 2];
 
 /// Counts what did not arrive. Indices are those of [`record::KINDS`].
 #[derive(Debug)]
 pub(crate) struct Losses {
     counters: MapHandle,
     programs: Vec<Runs>,
-    /// What was told of the ring's losses.
-    told: [u64; record::KINDS.len()],
+    /// What was told with events, of what happened and of what was refused.
+    told: [[u64; record::KINDS.len()]; 2],
     /// How often programs were not run.
     misses: [u64; record::KINDS.len()],
     untold_misses: [u64; record::KINDS.len()],
+    /// What was reported, with what was not run.
+    reported: Counters,
 }
 
 /// A program that the kernel is asked about.
@@ -37,7 +59,14 @@ struct Runs {
 impl Losses {
     pub(crate) fn new(counters: MapHandle) -> Self {
         let none = [0; record::KINDS.len()];
-        Self { counters, programs: Vec::new(), told: none, misses: none, untold_misses: none }
+        Self {
+            counters,
+            programs: Vec::new(),
+            told: [none; 2],
+            misses: none,
+            untold_misses: none,
+            reported: Counters::default(),
+        }
     }
 
     /// Counts what the programs of `object` miss, too.
@@ -59,12 +88,13 @@ impl Losses {
         self.programs.retain(|runs| runs.group != group);
     }
 
-    /// What was lost just before `event`, whose `lost` is the kernel's count.
-    pub(crate) fn before(&mut self, event: &Event) -> u64 {
+    /// What was lost just before `event`, which `record` told of, and whose `lost` is the kernel's count.
+    pub(crate) fn before(&mut self, record: &[u8], event: &Event) -> u64 {
         let Some(index) = index_of(event.kind) else { return 0 };
+        let told = &mut self.told[usize::from(record::is_refused(record))][index];
         // Records of different CPUs can overtake each other: the count never goes back.
-        let lost = event.lost.saturating_sub(self.told[index]);
-        self.told[index] += lost;
+        let lost = event.lost.saturating_sub(*told);
+        *told += lost;
         lost + mem::take(&mut self.untold_misses[index])
     }
 
@@ -80,22 +110,59 @@ impl Losses {
 
     /// How many events of `kind` were lost since the start.
     pub(crate) fn of(&self, kind: EventKind) -> Result<u64, ProbeError> {
-        match index_of(kind) {
-            Some(index) => Ok(self.in_ring(index)? + self.not_run(index)),
-            None => Ok(0),
+        if kind == EventKind::Container {
+            return self.of_cgroups();
         }
+        let Some(index) = index_of(kind) else { return Ok(0) };
+        let counters = self.counters()?;
+        let counted: u64 = counters.iter().flat_map(|kinds| kinds[index]).sum();
+        Ok(counted + self.not_run(index))
     }
 
-    /// Records about cgroups that found the ring full.
+    /// Records about cgroups that found no room.
     pub(crate) fn of_cgroups(&self) -> Result<u64, ProbeError> {
-        self.in_ring(record::CGROUP.into())
+        Ok(self.counters()?[0][CGROUP].iter().sum())
     }
 
-    fn in_ring(&self, index: usize) -> Result<u64, ProbeError> {
-        let value = self.counters.lookup(&(index as u32).to_ne_bytes(), MapFlags::ANY);
-        let value = value.map_err(|source| ProbeError::Map { map: LOST, source })?;
-        let bytes = value.and_then(|value| value.try_into().ok());
-        Ok(bytes.map_or(0, u64::from_ne_bytes))
+    /// Gives what was lost since it last did, at some time from `since` to `until`.
+    pub(crate) fn report(&mut self, since: u64, until: u64, handle: &mut dyn FnMut(Loss)) -> Result<(), ProbeError> {
+        let mut counters = self.counters()?;
+        for (index, misses) in self.misses.iter().enumerate() {
+            counters[0][index][NOT_RUN] += misses;
+        }
+        let before = mem::replace(&mut self.reported, counters);
+        let kinds = record::KINDS.into_iter().enumerate().chain([(CGROUP, EventKind::Container)]);
+        for (index, kind) in kinds {
+            for (number, cause) in CAUSES.into_iter().enumerate() {
+                let new =
+                    |refused: usize| counters[refused][index][number].saturating_sub(before[refused][index][number]);
+                let mut tell = |lane, count| {
+                    if count > 0 {
+                        handle(Loss::new(lane, kind, cause, count, since, until));
+                    }
+                };
+                // What was refused comes by the first lane, whatever it is.
+                if lane_of(kind) == Lane::Process {
+                    tell(Lane::Process, new(0) + new(1));
+                } else {
+                    tell(Lane::Process, new(1));
+                    tell(lane_of(kind), new(0));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Counters, ProbeError> {
+        let value = self.counters.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
+        let value = value.map_err(|source| ProbeError::Map { map: LOST, source })?.unwrap_or_default();
+        let (numbers, _) = value.as_chunks();
+        let mut numbers = numbers.iter().map(|number| u64::from_ne_bytes(*number));
+        let mut counters = Counters::default();
+        for count in counters.iter_mut().flatten().flatten() {
+            *count = numbers.next().unwrap_or(0);
+        }
+        Ok(counters)
     }
 
     /// Misses that were counted and those that were not yet.
@@ -115,4 +182,21 @@ fn recursion_misses(program: &OwnedFd) -> u64 {
 
 fn index_of(kind: EventKind) -> Option<usize> {
     record::KINDS.iter().position(|other| *other == kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_count_by_the_same_causes() {
+        let source = include_str!("../bpf/record.h");
+        let names = ["FULL", "OVER_BUDGET", "SHED", "NOT_RUN", "UNTRACKED"];
+        for (number, name) in names.iter().enumerate() {
+            assert!(source.contains(&format!("LOST_{name} = {number},")), "{name}");
+        }
+        assert!(source.contains(&format!("LOST_CAUSES = {},", CAUSES.len())));
+        assert!(source.contains(&format!("RECORD_KINDS = {RECORD_KINDS},")));
+        assert_eq!(CAUSES[NOT_RUN], LossCause::NotRun);
+    }
 }

@@ -1,54 +1,49 @@
 //! The attached probe: an event source.
 
-use std::mem;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
-use nix::errno::Errno;
+use libbpf_rs::MapHandle;
 use sls_core::{
-    BoxError, Event, EventKind, EventSource, FieldSet, Hook, Interest, Mechanism, PolicySet, PolicyType, ProcessKey,
-    SourceStatus,
+    BoxError, Event, EventKind, EventSource, FieldSet, Hook, Interest, Loss, Mechanism, PolicySet, PolicyType,
+    ProcessKey, Shedding, SourceStatus,
 };
 
 use crate::accounts::Accounts;
 use crate::bell::Bell;
 use crate::budget::WakeBudget;
 use crate::builder::ProbeBuilder;
+use crate::clock::BootTime;
 use crate::container::Containers;
 use crate::enrichment::Enrichment;
 use crate::error::ProbeError;
 use crate::group::{Attach, GROUPS, Wanted};
+use crate::host::in_host_pid_namespace;
 use crate::kernel::Kernel;
-use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RING, SharedMaps, set_entry};
+use crate::lanes::Lanes;
+use crate::loader::{DOZING, LOST, LoadedObject, LoadedProbe, RINGS, SHED, SharedMaps, set_entry};
 use crate::losses::Losses;
 use crate::points::{Point, Points};
 use crate::protection::{Protector, TamperReport};
 use crate::record::{self, Decoded, crash};
+use crate::reread::Reread;
 use crate::resolve::Resolver;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Arguments, Snapshot};
 use crate::tier::KernelTier;
 use crate::tier::layout::Verdicts;
 
-/// How long the reader leaves the ring alone while events come too fast for wake-ups.
+/// How long the reader leaves the rings alone while events come too fast for wake-ups.
 const NAP: Duration = Duration::from_millis(2);
+
+/// How often the rings are read again for what an activity follows, before the reader sleeps over it.
+const ROUNDS_IN_VAIN: usize = 2;
 
 /// How often clocks, accounts and the kernel's own counters are looked at.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Records taken out of the ring at once. It bounds the reader's memory, and how long a record keeps its place.
-const BATCH_BYTES: usize = 256 * 1024;
-
 /// Longest single wait in the kernel. A full ring has no room for a bell either: whatever may go wrong with wake-ups, the
 /// reader looks for itself that often.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
-/// What the ring's callback returns when the batch is full. The record that it got is in the batch.
-const BATCH_FULL: i32 = -(Errno::ECANCELED as i32);
-
-const INTERRUPTED: i32 = -(Errno::EINTR as i32);
 
 /// Watches the kernel for executions, new processes and ends of processes.
 ///
@@ -56,18 +51,21 @@ const INTERRUPTED: i32 = -(Errno::EINTR as i32);
 #[derive(Debug)]
 pub struct Probe {
     settings: ProbeBuilder,
-    // Dropped before the ring: no record comes any more.
+    // Dropped before the rings: no record comes any more.
     objects: Vec<LoadedObject>,
     points: Points,
     protector: Option<Protector>,
     tier: Option<KernelTier>,
     shared: SharedMaps,
     snapshot: Option<Snapshot>,
-    ring: RingBuffer<'static>,
-    batch: Arc<Mutex<Batch>>,
-    spare: Batch,
+    reread: Reread,
+    lanes: Lanes,
     dozing: MapHandle,
+    shed_kinds: MapHandle,
+    shedding: Shedding,
     losses: Losses,
+    /// In nanoseconds since the epoch.
+    losses_told_at: u64,
     /// Needed where several threads can each report the end of their process.
     ended: Option<Ended>,
     budget: WakeBudget,
@@ -77,14 +75,7 @@ pub struct Probe {
     resolver: Resolver,
     event: Event,
     refreshed: Instant,
-    bell: Option<Bell>,
-}
-
-/// Records that were copied out of the ring, one behind the other.
-#[derive(Debug, Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+    bell: Bell,
 }
 
 impl Probe {
@@ -94,16 +85,14 @@ impl Probe {
     }
 
     pub(crate) fn new(loaded: LoadedProbe) -> Result<Self, ProbeError> {
-        let batch = Arc::new(Mutex::new(Batch::default()));
-        let ring_error = |source| ProbeError::Ring { source };
-        let mut rings = RingBufferBuilder::new();
         let LoadedProbe { settings, objects, shared, mut points, protector } = loaded;
-        let map = shared.get(RING)?;
-        let filled = Arc::clone(&batch);
-        rings.add(&map, move |bytes| lock(&filled).push(bytes)).map_err(ring_error)?;
-        let ring = rings.build().map_err(ring_error)?;
+        let [process, activity] = RINGS;
+        let rings = [shared.get(process)?, shared.get(activity)?];
+        let lanes = Lanes::new(&rings[0], &rings[1])?;
+        let bell = Bell::new(rings).map_err(|error| ProbeError::Ring { source: error.into() })?;
         let mut losses = Losses::new(shared.get(LOST)?);
         let dozing = shared.get(DOZING)?;
+        let shed_kinds = shared.get(SHED)?;
         let tier = match objects.first().filter(|_| settings.kernel_tier) {
             Some(first) => Some(KernelTier::of(&first.object).map_err(|error| ProbeError::Tier(Box::new(error)))?),
             None => None,
@@ -118,7 +107,7 @@ impl Probe {
             attached.push(object);
         }
         points.attach()?;
-        let snapshot = snapshot(&attached)?;
+        let snapshot = snapshot(&attached, Arguments::Read)?;
         let enrichment = Enrichment::start(&settings)?;
         let now = Instant::now();
         let mut protector = protector.map(Protector::attach).transpose()?;
@@ -132,11 +121,13 @@ impl Probe {
             tier,
             shared,
             snapshot,
-            ring,
-            batch,
-            spare: Batch::default(),
+            reread: Reread::default(),
+            lanes,
             dozing,
+            shed_kinds,
+            shedding: Shedding::Nothing,
             losses,
+            losses_told_at: enrichment.clock.to_epoch(BootTime::now()),
             ended: (!Kernel::running().exit_says_group_dead).then(Ended::default),
             budget: WakeBudget::new(settings.wakes_per_second, settings.wake_burst, now),
             enrichment,
@@ -144,14 +135,13 @@ impl Probe {
             resolver: Resolver::new(),
             event: Event::new(EventKind::Exec),
             refreshed: now,
-            bell: None,
+            bell,
             settings,
         })
     }
 
-    /// How many events of `kind` were lost since the probe was attached: the ring was full, or the kernel did not run
-    /// the program because it was already running on the same CPU. The same losses are in [`Event::lost`] of the next
-    /// event of the kind.
+    /// How many events of `kind` were lost since the probe was attached, for whatever [cause](sls_core::LossCause). The same
+    /// losses are in [`Event::lost`] of the next event of the kind.
     ///
     /// # Errors
     /// When the kernel's counter cannot be read.
@@ -231,7 +221,7 @@ impl Probe {
         }
         self.points.replace(points, &settings);
         self.settings = settings;
-        Ok(())
+        self.set_shedding(self.shedding)
     }
 
     /// Has [`poll`](EventSource::poll) return early while `bell` can be read: somebody else has something for its thread to
@@ -240,8 +230,7 @@ impl Probe {
     /// # Errors
     /// When this process may open no more files.
     pub fn return_on(&mut self, bell: impl AsFd) -> std::io::Result<()> {
-        self.bell = Some(Bell::new(&self.ring, bell)?);
-        Ok(())
+        self.bell.listen_to(bell)
     }
 
     /// Sets the names of accounts and the container in an event from another source, that has ids and a
@@ -277,44 +266,37 @@ impl Probe {
         self.enrichment.containers.as_ref()
     }
 
-    /// Hands over what is in the ring, and returns how many events that was. Stops at `deadline` if more keeps coming.
+    /// Hands over what is in the rings, and returns how many events that was. Stops at `deadline` if more keeps coming.
     fn drain(&mut self, deadline: Option<Instant>, handle: &mut dyn FnMut(&mut Event)) -> Result<usize, ProbeError> {
-        let mut count = 0;
+        let (mut count, mut rounds_in_vain) = (0, 0);
         loop {
-            let result = self.ring.consume_raw();
-            count += self.deliver(handle);
-            match result {
-                BATCH_FULL if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
-                BATCH_FULL | 0.. => return Ok(count),
-                error => return Err(ring_error(error)),
+            let more = self.lanes.read();
+            let delivered = self.deliver(handle);
+            count += delivered;
+            let full = more?;
+            rounds_in_vain = if delivered == 0 && !full { rounds_in_vain + 1 } else { 0 };
+            let more = full || self.lanes.is_holding();
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if !more || late || rounds_in_vain == ROUNDS_IN_VAIN {
+                return Ok(count);
             }
         }
     }
 
     /// Sleeps until the kernel rings, and takes what is there. Tells how many events that was, and whether a signal came.
     fn doze(&mut self, timeout: Duration, handle: &mut dyn FnMut(&mut Event)) -> Result<(usize, bool), ProbeError> {
-        let mut timeout = timeout.min(LONGEST_WAIT);
-        if let Some(bell) = &self.bell {
-            if bell.wait(timeout) {
-                return Ok((0, true));
-            }
-            timeout = Duration::ZERO;
+        if self.bell.wait(timeout.min(LONGEST_WAIT)) {
+            return Ok((0, true));
         }
-        match self.ring.poll_raw(timeout) {
-            result @ (BATCH_FULL | INTERRUPTED | 0..) => Ok((self.deliver(handle), result == INTERRUPTED)),
-            error => Err(ring_error(error)),
-        }
+        self.lanes.read()?;
+        Ok((self.deliver(handle), false))
     }
 
-    /// Decodes the batch.
+    /// Decodes what was read.
     fn deliver(&mut self, handle: &mut dyn FnMut(&mut Event)) -> usize {
-        // The callback must find the lock free whatever the handler does.
-        let mut batch = mem::replace(&mut *lock(&self.batch), mem::take(&mut self.spare));
-        let mut start = 0;
+        let mut read = self.lanes.take();
         let mut count = 0;
-        for end in batch.ends.drain(..) {
-            let bytes = &batch.bytes[start..end];
-            start = end;
+        while let Some(bytes) = read.next() {
             // What the decoder's benchmark and its fuzz target begin with is taken from here.
             tracing::trace!(record = ?bytes, "received");
             match record::decode_any(bytes, &mut self.event) {
@@ -322,7 +304,7 @@ impl Probe {
                 Ok(Decoded::Event { .. })
                     if self.event.kind == EventKind::Probe && !self.points.fill(bytes, &mut self.event) => {}
                 Ok(Decoded::Event { legacy_cgroup }) => {
-                    self.event.lost = self.losses.before(&self.event);
+                    self.event.lost = self.losses.before(bytes, &self.event);
                     if let Some(tier) = &self.tier
                         && let Some(said) = Verdicts::of(record::verdicts(bytes))
                     {
@@ -360,8 +342,7 @@ impl Probe {
                 Err(error) => tracing::error!(%error, "the kernel sent a record that cannot be decoded"),
             }
         }
-        batch.bytes.clear();
-        self.spare = batch;
+        self.lanes.put_back(read);
         count + self.deliver_containers(handle)
     }
 
@@ -405,6 +386,21 @@ impl Probe {
         }
     }
 
+    fn set_shedding(&mut self, shedding: Shedding) -> Result<(), ProbeError> {
+        let kinds = self.settings.shed_kinds(shedding);
+        set_entry(&self.shed_kinds, SHED, &0_u32.to_ne_bytes(), &kinds.to_ne_bytes())?;
+        self.shedding = shedding;
+        Ok(())
+    }
+
+    fn step_reread(&mut self, handle: &mut dyn FnMut(&mut Event)) {
+        let enrichment = &mut self.enrichment;
+        self.reread.step(&mut self.event, &mut |event, legacy_cgroup| {
+            enrichment.fill(event, legacy_cgroup);
+            handle(event);
+        });
+    }
+
     fn set_dozing(&self) -> Result<(), ProbeError> {
         let (key, value) = (0_u32.to_ne_bytes(), 1_u32.to_ne_bytes());
         set_entry(&self.dozing, DOZING, &key, &value)
@@ -437,6 +433,12 @@ impl Probe {
                 return Ok(());
             }
         }
+        if self.reread.is_under_way() {
+            // A part, and then what has come: neither waits for the other for long.
+            self.step_reread(handle);
+            self.drain(deadline, handle)?;
+            return Ok(());
+        }
         loop {
             if self.drain(deadline, handle)? > 0 {
                 self.budget.spend(Instant::now());
@@ -450,12 +452,10 @@ impl Probe {
             }
             // The kernel waits in whole milliseconds. It does not know of what the worker finds out about containers.
             let awaiting = self.enrichment.containers.as_ref().is_some_and(Containers::is_awaiting);
-            if left < Duration::from_millis(1) || awaiting || !self.budget.allows(now) {
-                match &self.bell {
-                    Some(bell) => bell.nap(left.min(NAP)),
-                    None => thread::sleep(left.min(NAP)),
-                }
-                if self.bell.as_ref().is_some_and(Bell::rings) {
+            let waits = awaiting || self.lanes.is_holding();
+            if left < Duration::from_millis(1) || waits || !self.budget.allows(now) {
+                self.bell.nap(left.min(NAP));
+                if self.bell.rings() {
                     return Ok(());
                 }
                 continue;
@@ -463,14 +463,14 @@ impl Probe {
             self.set_dozing()?;
             // What was committed before the flag was set rang no bell.
             let (mut count, mut interrupted) = (self.drain(deadline, handle)?, false);
-            if count == 0 {
+            if count == 0 && !self.lanes.is_holding() {
                 (count, interrupted) = self.doze(left, handle)?;
             }
             if count > 0 {
                 self.budget.spend(Instant::now());
             }
             // The handler of a signal may have told the caller to stop.
-            if count > 0 || interrupted || self.bell.as_ref().is_some_and(Bell::rings) {
+            if count > 0 || interrupted || self.bell.rings() {
                 return Ok(());
             }
         }
@@ -481,6 +481,34 @@ impl EventSource for Probe {
     fn poll(&mut self, timeout: Duration, handle: &mut dyn FnMut(&mut Event)) -> Result<SourceStatus, BoxError> {
         self.poll_events(timeout, handle)?;
         Ok(SourceStatus::Open)
+    }
+
+    fn losses(&mut self, handle: &mut dyn FnMut(Loss)) -> Result<(), BoxError> {
+        let now = self.enrichment.clock.to_epoch(BootTime::now());
+        self.losses.refresh();
+        self.losses.report(self.losses_told_at.min(now), now, handle)?;
+        self.losses_told_at = now;
+        Ok(())
+    }
+
+    fn shed(&mut self, shedding: Shedding) -> Result<(), BoxError> {
+        Ok(self.set_shedding(shedding)?)
+    }
+
+    /// Has the kernel's task iterator run once more, a part of it at each poll. It reads no memory of the processes: their
+    /// arguments are unknown. False if the probe was built without the [snapshot](ProbeBuilder::snapshot), or in another PID
+    /// namespace than the host's, of which the iterator shows no more than that.
+    fn reread_processes(&mut self) -> Result<bool, BoxError> {
+        if !in_host_pid_namespace() {
+            return Ok(false);
+        }
+        let Some(pass) = snapshot(&self.objects, Arguments::Leave)? else { return Ok(false) };
+        self.reread.begin(pass);
+        Ok(true)
+    }
+
+    fn reread_done(&mut self) -> Result<bool, BoxError> {
+        Ok(self.reread.done()?)
     }
 
     fn provides(&self, kind: EventKind) -> FieldSet {
@@ -498,24 +526,6 @@ impl EventSource for Probe {
     fn no_mechanism(&self, mechanism: Mechanism) -> Option<String> {
         self.settings.no_mechanism(mechanism)
     }
-}
-
-impl Batch {
-    /// Takes one record. A negative answer stops libbpf, after this record.
-    fn push(&mut self, bytes: &[u8]) -> i32 {
-        self.bytes.extend_from_slice(bytes);
-        self.ends.push(self.bytes.len());
-        if self.bytes.len() >= BATCH_BYTES { BATCH_FULL } else { 0 }
-    }
-}
-
-/// Nothing panics with the lock held, and a batch is whole after each record anyway.
-fn lock(batch: &Mutex<Batch>) -> MutexGuard<'_, Batch> {
-    batch.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn ring_error(code: i32) -> ProbeError {
-    ProbeError::Ring { source: libbpf_rs::Error::from_raw_os_error(-code) }
 }
 
 /// How many ends are remembered. Those of one process follow each other as closely as its threads end.
@@ -556,10 +566,10 @@ fn protect(protector: &mut Protector, objects: &[LoadedObject], points: &Points)
 }
 
 /// Starts the snapshot, if it is wanted.
-fn snapshot(objects: &[LoadedObject]) -> Result<Option<Snapshot>, ProbeError> {
+fn snapshot(objects: &[LoadedObject], arguments: Arguments) -> Result<Option<Snapshot>, ProbeError> {
     for object in objects {
         if let Some(hook) = object.loaded.iter().find(|hook| hook.attach == Attach::Iterator) {
-            let snapshot = Snapshot::start(object.link(*hook)?);
+            let snapshot = Snapshot::start(object.link(*hook)?, arguments);
             return snapshot.map(Some).map_err(|source| ProbeError::Attach { program: hook.program, source });
         }
     }
@@ -567,77 +577,4 @@ fn snapshot(objects: &[LoadedObject]) -> Result<Option<Snapshot>, ProbeError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use libbpf_rs::{MapCore, MapFlags};
-
-    use super::*;
-    use crate::builder::MIN_RING_BYTES;
-
-    /// These need root.
-    fn probe(ring_bytes: u32) -> Probe {
-        Probe::builder().snapshot(false).ring_bytes(ring_bytes).load().unwrap().attach().unwrap()
-    }
-
-    fn run_true() -> u32 {
-        let mut child = Command::new("/bin/true").spawn().unwrap();
-        child.wait().unwrap();
-        child.id()
-    }
-
-    fn flag(map: &MapHandle) -> Vec<u8> {
-        map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap()
-    }
-
-    #[test]
-    fn a_bell_that_could_not_ring_is_not_taken_for_rung() {
-        let mut probe = probe(MIN_RING_BYTES);
-        // Until there is room for nothing, not even for bells, which are smaller than any record.
-        for _ in 0..2000 {
-            probe.set_dozing().unwrap();
-            run_true();
-        }
-        assert_eq!(flag(&probe.dozing), 1_u32.to_ne_bytes(), "the reader sleeps, and nobody will try again");
-        let mut count = 0;
-        probe.poll(Duration::ZERO, &mut |_| count += 1).unwrap();
-        assert!(count > 0);
-    }
-
-    #[test]
-    fn a_lost_bell_blinds_nobody() {
-        let mut probe = probe(1 << 20);
-        let map = MapHandle::try_from(&probe.dozing).unwrap();
-        let start = Instant::now();
-        let child = thread::spawn(move || {
-            // Once it sleeps, the bell is taken away.
-            while flag(&map) != 1_u32.to_ne_bytes() {
-                thread::sleep(Duration::from_millis(1));
-            }
-            thread::sleep(Duration::from_millis(20));
-            let (key, value) = (0_u32.to_ne_bytes(), 0_u32.to_ne_bytes());
-            map.update(&key, &value, MapFlags::ANY).unwrap();
-            run_true()
-        });
-        let mut child = Some(child);
-        let mut pid = 0;
-        let mut seen = Vec::new();
-        // Whatever else runs on this machine may end a poll early.
-        let after = loop {
-            let take = &mut |event: &mut Event| {
-                if event.kind == EventKind::Exec {
-                    seen.push((event.process.pid, start.elapsed()));
-                }
-            };
-            probe.poll(Duration::from_secs(30), take).unwrap();
-            if let Some(ended) = child.take_if(|child| child.is_finished()) {
-                pid = ended.join().unwrap();
-            }
-            if let Some((_, after)) = seen.iter().find(|(seen, _)| *seen == pid) {
-                break *after;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "the child was never seen: {seen:?}");
-        };
-        assert!(after < Duration::from_secs(10), "{after:?}");
-    }
-}
+mod tests;

@@ -31,6 +31,9 @@ pub(crate) const CGROUP: u8 = KINDS.len() as u8;
 /// The number of records of operations that were refused. Each is an event of the kind that it would have been.
 const REFUSED: u8 = CGROUP + 1;
 
+/// Where a record has its kind.
+const KIND_AT: usize = 4;
+
 /// The number of records of executions.
 const EXEC: u8 = 0;
 
@@ -174,6 +177,11 @@ pub(crate) fn detail(record: &[u8]) -> &[u8] {
         Ok((_, body)) => body.detail,
         Err(_) => &[],
     }
+}
+
+/// Whether a record tells of an operation that was refused.
+pub(crate) fn is_refused(record: &[u8]) -> bool {
+    record.get(KIND_AT) == Some(&REFUSED)
 }
 
 /// What the kernel tier says in a record: behind the rest of the detail of an exec, or first if it refused.

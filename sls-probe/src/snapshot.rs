@@ -1,4 +1,4 @@
-//! The processes that were running when the probe was attached.
+//! The processes that are running: those when the probe was attached, and those at any later time.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -25,12 +25,22 @@ pub(crate) struct Snapshot {
     _link: Link,
     buffer: Vec<u8>,
     argv: Vec<u8>,
+    arguments: Arguments,
+}
+
+/// What is done about argv, which the iterator cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arguments {
+    /// It is read in `/proc`. That waits for the process's memory, as long as the process wants.
+    Read,
+    /// It is unknown.
+    Leave,
 }
 
 impl Snapshot {
-    pub(crate) fn start(link: Link) -> Result<Self, libbpf_rs::Error> {
+    pub(crate) fn start(link: Link, arguments: Arguments) -> Result<Self, libbpf_rs::Error> {
         let iter = Iter::new(&link)?;
-        Ok(Self { iter, _link: link, buffer: Vec::new(), argv: Vec::new() })
+        Ok(Self { iter, _link: link, buffer: Vec::new(), argv: Vec::new(), arguments })
     }
 
     /// Decodes the processes that the kernel hands out at once, and gives each to `handle`, with the id of its cgroup in
@@ -63,7 +73,11 @@ impl Snapshot {
             rest = after;
             match record::decode_any(bytes, event) {
                 Ok(Decoded::Event { legacy_cgroup }) => {
-                    command_line(event, &mut self.argv);
+                    match self.arguments {
+                        Arguments::Read => command_line(event, &mut self.argv),
+                        Arguments::Leave if event.kernel_thread => {}
+                        Arguments::Leave => drop(event.mark_unknown(Field::ProgramArguments)),
+                    }
                     handle(event, legacy_cgroup);
                 }
                 // No iterator gives them.

@@ -3,6 +3,7 @@
 mod alerts;
 mod hold;
 mod kernel_tier;
+mod losses;
 mod protection;
 mod reload;
 mod resolve;
@@ -23,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use self::hold::Holding;
 use self::kernel_tier::TierKeeper;
+use self::losses::Losses;
 use self::trials::Trials;
 use super::check::{capabilities_of, default_format};
 use crate::args::{Format, RunArgs};
@@ -58,9 +60,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     let settings = Settings::new(args)?;
     let unsafe_policies = settings.config.allow_unsafe_policies;
     let mut builder = Probe::builder().unsafe_probes(unsafe_policies).kernel_tier(true);
-    if let Some(bytes) = settings.config.ring_bytes {
-        builder = builder.ring_bytes(bytes);
-    }
+    builder = settings.config.lanes(builder);
     if settings.config.self_protection {
         builder = builder.self_protection(protection::settings(&settings.config));
     }
@@ -154,7 +154,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
             }
         })?;
         holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
-        losses.report(engine.stats().lost, alerts.lost());
+        losses.look(&mut probe, &mut engine, &alerts);
         tampering.report(&mut probe);
         if status == SourceStatus::Ended || alerts.ended() {
             break;
@@ -166,7 +166,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     drain(&mut probe, &mut |event| {
         engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
     })?;
-    losses.report(engine.stats().lost, alerts.lost());
+    losses.finish(&mut probe, &mut engine, &alerts);
     tampering.report_now(&mut probe);
     // Detaching takes the kernel some seconds, for which no alert has to wait.
     alerts.finish()?;
@@ -358,31 +358,6 @@ impl Haste {
         }
         self.until.take_if(|until| Instant::now() >= *until);
         if self.until.is_some() { Duration::ZERO } else { IDLE_POLL }
-    }
-}
-
-/// Says what was lost, when it happens and not again and again.
-#[derive(Default)]
-struct Losses {
-    events: u64,
-    alerts: u64,
-}
-
-impl Losses {
-    fn report(&mut self, events: u64, alerts: u64) {
-        if events > self.events {
-            tracing::error!(
-                lost = events - self.events,
-                total = events,
-                "the kernel's buffer was full: events were lost"
-            );
-            self.events = events;
-        }
-        if alerts > self.alerts {
-            let lost = alerts - self.alerts;
-            tracing::error!(lost, total = alerts, "the outputs are too slow: alerts were lost, their actions were not");
-            self.alerts = alerts;
-        }
     }
 }
 

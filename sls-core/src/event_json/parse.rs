@@ -80,6 +80,7 @@ impl<'e> EventVisitor<'e> {
                     kind.ok_or_else(|| unknown_name(name, &text, EventKind::ALL.iter().map(|kind| kind.name())))?;
             }
             OwnKey::Time => self.event.time = value.number(name, u64::MAX)?,
+            OwnKey::SinceBoot => self.event.since_boot = value.number(name, u64::MAX)?,
             OwnKey::ProcessPid => self.event.process.pid = value.small_number(name)?,
             OwnKey::ProcessStart => self.event.process.start = value.number(name, u64::MAX)?,
             OwnKey::ParentPid => self.event.parent.pid = value.small_number(name)?,

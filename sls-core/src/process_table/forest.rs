@@ -1,6 +1,6 @@
 //! The trees of processes: a slab of entries that are linked by index, so that nothing recurses and nothing is leaked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Index;
 use std::sync::Arc;
 
@@ -8,6 +8,16 @@ use uuid::Uuid;
 
 use super::image::ProcessImage;
 use crate::event::{MAX_ANCESTORS, ProcessKey};
+
+/// How long a process that has ended stays for events that come late, in nanoseconds: 5 seconds. It stays only if its source
+/// says when events happened ([`Event::since_boot`](crate::Event::since_boot)).
+pub const LATE_EVENT_TIME: u64 = 5_000_000_000;
+
+/// The most ended processes that stay for events that come late, but no more than an eighth of what the table holds.
+pub const MAX_LINGERING: usize = 4096;
+
+/// How many ended processes leave at one event at most.
+const LEAVING_AT_ONCE: usize = 8;
 
 /// The index of no entry.
 pub(super) const NIL: u32 = u32::MAX;
@@ -39,10 +49,14 @@ pub(super) struct Entry {
     pub(super) key: ProcessKey,
     pub(super) reported_parent: ProcessKey,
     pub(super) image: Arc<ProcessImage>,
+    /// What was in force before `image`.
+    former: Arc<ProcessImage>,
     pub(super) parent: u32,
     pub(super) state: State,
     pub(super) origin: Origin,
     alert_group: Option<Uuid>,
+    /// The latest pass over all processes in which it was found, or before which it was made.
+    pass: u32,
     first_child: u32,
     previous_sibling: u32,
     next_sibling: u32,
@@ -70,6 +84,15 @@ struct Queue {
 }
 
 #[derive(Debug)]
+struct Leaving {
+    index: u32,
+    /// Of whose process the entry was then.
+    pid: u32,
+    /// In nanoseconds since boot; zero: until the next event.
+    until: u64,
+}
+
+#[derive(Debug)]
 pub(super) struct Forest {
     entries: Vec<Entry>,
     free: u32,
@@ -81,8 +104,12 @@ pub(super) struct Forest {
     // The process with the greatest start time of each pid.
     by_pid: HashMap<u32, u32>,
     queues: [Queue; 3],
-    // An exited process without children that stays until the next event.
-    leaving: u32,
+    // Exited processes without children that stay for a while.
+    leaving: VecDeque<Leaving>,
+    // Passes begun so far.
+    pass: u32,
+    // The latest time of an event, in nanoseconds since boot.
+    latest: u64,
     // An entry that must not leave while another is made.
     pinned: u32,
     unknown_image: Arc<ProcessImage>,
@@ -107,7 +134,9 @@ impl Forest {
             by_key: HashMap::new(),
             by_pid: HashMap::new(),
             queues: [Queue { head: NIL, tail: NIL }; 3],
-            leaving: NIL,
+            leaving: VecDeque::new(),
+            pass: 0,
+            latest: 0,
             pinned: NIL,
             unknown_image: Arc::default(),
         }
@@ -183,6 +212,7 @@ impl Forest {
     }
 
     fn insert_pinned(&mut self, key: ProcessKey, image: Arc<ProcessImage>, state: State, parent: u32) -> u32 {
+        while self.len >= self.limit && self.let_go() {}
         if self.len >= self.limit {
             self.evict();
         }
@@ -199,7 +229,7 @@ impl Forest {
             newest => {
                 self.by_pid.insert(key.pid, index);
                 // Its exit was not seen. It goes last: it may be the parent.
-                if let Some(older) = newest {
+                if let Some(older) = newest.filter(|older| self[*older].state != State::Exited) {
                     self.entry(older).state = State::Exited;
                     self.place(older);
                     self.settle(older);
@@ -209,8 +239,33 @@ impl Forest {
         index
     }
 
+    /// The image that was in force at `time`, in nanoseconds since boot; zero is now.
+    pub(super) fn image_at(&self, index: u32, time: u64) -> &Arc<ProcessImage> {
+        let Entry { image, former, .. } = &self[index];
+        match time {
+            0 => image,
+            time if time >= image.since() => image,
+            time if time >= former.since() => former,
+            _ => &self.unknown_image,
+        }
+    }
+
     pub(super) fn set_image(&mut self, index: u32, image: Arc<ProcessImage>) {
         self.entry(index).image = image;
+    }
+
+    /// Sets an image that came into force after `former`.
+    pub(super) fn replace_image(&mut self, index: u32, image: Arc<ProcessImage>, former: Arc<ProcessImage>) {
+        self.set_image(index, image);
+        self.set_former_image(index, former);
+    }
+
+    pub(super) fn former_image(&self, index: u32) -> &Arc<ProcessImage> {
+        &self[index].former
+    }
+
+    pub(super) fn set_former_image(&mut self, index: u32, former: Arc<ProcessImage>) {
+        self.entry(index).former = former;
     }
 
     pub(super) fn set_reported_parent(&mut self, index: u32, parent: ProcessKey) {
@@ -231,12 +286,14 @@ impl Forest {
         self.upwards(index).take(MAX_ANCESTORS).find_map(|index| self[index].alert_group)
     }
 
-    /// A process that was only named has acted.
-    pub(super) fn revive(&mut self, index: u32) {
-        if self[index].state == State::Named {
+    /// Whether a process that was only named has acted now.
+    pub(super) fn revive(&mut self, index: u32) -> bool {
+        let named = self[index].state == State::Named;
+        if named {
             self.entry(index).state = State::Living;
             self.place(index);
         }
+        named
     }
 
     /// An entry without a start time gets the one that an event knows.
@@ -276,26 +333,70 @@ impl Forest {
         }
     }
 
-    /// The process has ended. It stays for its descendants, or until [`Forest::flush`].
-    pub(super) fn exit(&mut self, index: u32) {
+    /// The process has ended at `time`, in nanoseconds since boot. It stays for its descendants, or for a while.
+    pub(super) fn exit(&mut self, index: u32, time: u64) {
         if self[index].state == State::Exited {
             return;
         }
         self.entry(index).state = State::Exited;
         self.place(index);
         if self[index].first_child == NIL {
-            self.leaving = index;
+            let until = if time == 0 { 0 } else { time.saturating_add(LATE_EVENT_TIME) };
+            self.leaving.push_back(Leaving { index, pid: self[index].key.pid, until });
         } else {
             self.settle(index);
         }
     }
 
-    /// Lets go of the process that ended with the last event.
-    pub(super) fn flush(&mut self) {
-        let leaving = std::mem::replace(&mut self.leaving, NIL);
-        if leaving != NIL {
-            self.settle(leaving);
+    /// Lets go of the processes that have ended long enough before `time`, in nanoseconds since boot; of some of them if they
+    /// are many, so that no event waits for that.
+    pub(super) fn flush(&mut self, time: u64) {
+        self.latest = self.latest.max(time);
+        let limit = MAX_LINGERING.min(self.limit / 8).max(1);
+        for _ in 0..LEAVING_AT_ONCE {
+            let is_due = |leaving: &Leaving| leaving.until == 0 || leaving.until <= time;
+            if !self.leaving.front().is_some_and(is_due) && self.leaving.len() <= limit {
+                return;
+            }
+            self.let_go();
         }
+    }
+
+    /// Begins a pass over all processes that run.
+    pub(super) fn begin_pass(&mut self) {
+        self.pass = self.pass.wrapping_add(1);
+    }
+
+    /// The process was found in the pass.
+    pub(super) fn find_in_pass(&mut self, index: u32) {
+        self.entry(index).pass = self.pass;
+    }
+
+    /// Ends what was there when the pass began and was not found in it. Returns how many of these had been thought to live.
+    pub(super) fn finish_pass(&mut self) -> usize {
+        let mut ended = 0;
+        for index in 0..self.entries.len() as u32 {
+            match self[index].state {
+                State::Living | State::Named if self[index].pass == self.pass => {}
+                State::Living => {
+                    ended += 1;
+                    self.exit(index, self.latest);
+                }
+                State::Named => self.entry(index).state = State::Exited,
+                State::Exited | State::Vacant => {}
+            }
+        }
+        ended
+    }
+
+    /// Lets go of the process that has ended first, of those that stay for a while; false if there is none.
+    fn let_go(&mut self) -> bool {
+        let Some(Leaving { index, pid, .. }) = self.leaving.pop_front() else { return false };
+        // It may have had to leave before.
+        if self[index].key.pid == pid && self[index].state == State::Exited {
+            self.settle(index);
+        }
+        true
     }
 
     /// Restores the rules after `index` has ended or lost a child: what is not living has a descendant, and not one that
@@ -456,10 +557,12 @@ impl Forest {
             key,
             reported_parent: ProcessKey::default(),
             image,
+            former: Arc::clone(&self.unknown_image),
             parent: NIL,
             state,
             origin: Origin::Untold,
             alert_group: None,
+            pass: self.pass,
             first_child: NIL,
             previous_sibling: NIL,
             next_sibling: NIL,
@@ -488,6 +591,7 @@ impl Forest {
         let unknown = Arc::clone(&self.unknown_image);
         let free = std::mem::replace(&mut self.free, index);
         let entry = self.entry(index);
+        entry.former = Arc::clone(&unknown);
         entry.image = unknown;
         entry.state = State::Vacant;
         entry.next = free;
@@ -526,7 +630,8 @@ impl Forest {
                 _ => QueueName::Kept,
             };
             assert_eq!(entry.queue, Some(expected));
-            let needed = entry.state == State::Living || entry.first_child != NIL || index == self.leaving;
+            let lingers = self.leaving.iter().any(|leaving| leaving.index == index && leaving.pid == entry.key.pid);
+            let needed = entry.state == State::Living || entry.first_child != NIL || lingers;
             assert!(needed, "{} is kept for nothing", entry.key);
             assert_eq!(entry.origin == Origin::Linked, entry.parent != NIL);
             let mapped = self.by_key.get(&entry.key).copied();

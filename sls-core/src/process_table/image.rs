@@ -55,6 +55,42 @@ pub(crate) const OF_PROGRAM: [Field; 10] = [
     Field::ProgramIsDeleted,
 ];
 
+/// Those that only an exec changes.
+const EXECUTED: [Field; 8] = [
+    Field::ProgramName,
+    Field::InvokedName,
+    Field::ScriptName,
+    Field::ProgramArguments,
+    Field::ProgramInode,
+    Field::ProgramDevice,
+    Field::ProgramIsMemfd,
+    Field::ProgramIsDeleted,
+];
+
+/// An event, and what of it is taken.
+struct News<'e> {
+    event: &'e Event,
+    /// Fields whose value stays what it was.
+    kept: FieldSet,
+    /// Whether a new program runs.
+    exec: bool,
+    /// Whether the event tells the program.
+    told: bool,
+}
+
+impl News<'_> {
+    fn value(&self, field: Field) -> Value<'_> {
+        if self.kept.contains(field) { Value::Absent } else { self.event.value(field) }
+    }
+
+    fn number(&self, field: Field) -> Option<u64> {
+        match self.value(field) {
+            Value::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct ProcessImage {
     bytes: Box<[u8]>,
@@ -67,6 +103,11 @@ pub(super) struct ProcessImage {
     truncated: FieldSet,
     unknown: FieldSet,
     told: bool,
+    /// When it came into force, in nanoseconds since boot: at the exec, or when it was first seen after one that was not told.
+    /// Zero if its process has had it from its start, as far as is known.
+    since: u64,
+    /// When an event told the program last.
+    told_at: u64,
     stored: StoredBytes,
 }
 
@@ -95,8 +136,54 @@ impl ProcessImage {
     /// The image after `event`; none if the event does not change it.
     pub(super) fn with(&self, event: &Event) -> Option<Arc<Self>> {
         let told = matches!(event.kind, EventKind::Exec | EventKind::Baseline);
-        let exec = event.kind == EventKind::Exec;
-        (told || self.differs(event)).then(|| Arc::new(self.rebuild(event, exec, told)))
+        let news = News { event, kept: FieldSet::EMPTY, exec: event.kind == EventKind::Exec, told };
+        (told || self.differs(&news)).then(|| Arc::new(self.rebuild(&news)))
+    }
+
+    /// The image of a program that was executed unseen, some time before `event`, which found it.
+    pub(super) fn replaced_by(&self, event: &Event) -> Arc<Self> {
+        Arc::new(self.rebuild(&News { event, kept: FieldSet::EMPTY, exec: true, told: true }))
+    }
+
+    /// The image after `event` found that its program still runs; none if nothing else has changed. What was known of the
+    /// program stays: since its exec, the process may have written something else to where it can be read.
+    pub(super) fn confirmed_by(&self, event: &Event) -> Option<Arc<Self>> {
+        let known = EXECUTED.into_iter().filter(|field| self.value(*field) != Value::Unknown);
+        let news = News { event, kept: known.collect(), exec: false, told: true };
+        self.differs(&news).then(|| Arc::new(self.rebuild(&news)))
+    }
+
+    /// From when on it is that of its process, in nanoseconds since boot.
+    pub(super) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// When an event told the program last, in nanoseconds since boot. Zero if that is not known.
+    pub(super) fn told_at(&self) -> u64 {
+        self.told_at
+    }
+
+    /// Whether `event` tells that the process runs this program, or another. None if the one or the other does not say.
+    pub(super) fn is_of_program(&self, event: &Event) -> Option<bool> {
+        if !self.told {
+            return None;
+        }
+        let number = |field| match self.value(field) {
+            Value::Number(number) => Some(number == event.number(field)?),
+            _ => None,
+        };
+        if let (Some(inode), Some(device)) = (number(Field::ProgramInode), number(Field::ProgramDevice)) {
+            return Some(inode && device);
+        }
+        match (self.value(Field::ProgramName), event.value(Field::ProgramName)) {
+            (Value::Text { bytes, truncated: false }, Value::Text { bytes: other, truncated: false }) => {
+                Some(bytes == other)
+            }
+            (Value::Unknown, _) | (_, Value::Unknown) => None,
+            (Value::Absent, other) => Some(other == Value::Absent),
+            (_, Value::Absent) => Some(false),
+            _ => None,
+        }
     }
 
     /// Whether an event told the program: then a field without a value has none.
@@ -175,7 +262,7 @@ impl ProcessImage {
     }
 
     /// Whether an event other than an exec knows better.
-    fn differs(&self, event: &Event) -> bool {
+    fn differs(&self, event: &News<'_>) -> bool {
         let text = |(slot, field): (usize, &Field)| match self.news(*field, event) {
             Some((bytes, truncated)) => {
                 let known = self.present.contains(*field) && self.truncated.contains(*field) == truncated;
@@ -195,7 +282,7 @@ impl ProcessImage {
     }
 
     /// The text that an event has, as much as is kept of it.
-    fn kept<'e>(&self, field: Field, event: &'e Event) -> Option<(&'e [u8], bool)> {
+    fn kept<'e>(&self, field: Field, event: &'e News<'_>) -> Option<(&'e [u8], bool)> {
         match event.value(field) {
             Value::Text { bytes, truncated } => {
                 let (bytes, cut) = clip(field, bytes, self.stored.limit(field));
@@ -206,7 +293,7 @@ impl ProcessImage {
     }
 
     /// The text that an event has and that is better than what is known: a part does not replace the whole.
-    fn news<'e>(&self, field: Field, event: &'e Event) -> Option<(&'e [u8], bool)> {
+    fn news<'e>(&self, field: Field, event: &'e News<'_>) -> Option<(&'e [u8], bool)> {
         match self.kept(field, event) {
             Some((bytes, truncated)) => {
                 let whole = self.present.contains(field) && !self.truncated.contains(field);
@@ -216,9 +303,12 @@ impl ProcessImage {
         }
     }
 
-    fn rebuild(&self, event: &Event, exec: bool, told: bool) -> Self {
+    fn rebuild(&self, event: &News<'_>) -> Self {
+        let News { exec, told, event: &Event { since_boot, .. }, .. } = *event;
         let mut image = Self::default();
         image.told = told || self.told;
+        image.since = if exec { since_boot } else { self.since };
+        image.told_at = if told { since_boot } else { self.told_at };
         image.stored = self.stored.clone();
         let mut bytes = Vec::with_capacity(self.capacity_for(event));
         for (slot, field) in TEXTS.into_iter().enumerate() {
@@ -231,7 +321,7 @@ impl ProcessImage {
                     image.truncated.insert(field);
                 }
                 if field == Field::ProgramArguments {
-                    image.argument_ends = ends(event.arguments(), text.len());
+                    image.argument_ends = ends(event.event.arguments(), text.len());
                 }
             } else if replaced {
                 if event.value(field) == Value::Unknown {
@@ -294,7 +384,7 @@ impl ProcessImage {
     }
 
     /// At least what a rebuilt image takes.
-    fn capacity_for(&self, event: &Event) -> usize {
+    fn capacity_for(&self, event: &News<'_>) -> usize {
         let new = TEXTS.iter().filter_map(|field| self.kept(*field, event)).map(|(text, _)| text.len()).sum::<usize>();
         new + self.bytes.len()
     }

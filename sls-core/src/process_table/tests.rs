@@ -1,3 +1,6 @@
+mod late;
+mod repair;
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
@@ -608,15 +611,19 @@ proptest! {
     fn hostile_events_cannot_break_it(
         limit in 0..12usize,
         steps in proptest::collection::vec(
-            (proptest::sample::select(&EventKind::ALL[..6]), hostile_key(), hostile_key(), hostile_key(), 0..4u8), 1..300),
+            (proptest::sample::select(&EventKind::ALL[..6]), hostile_key(), hostile_key(), hostile_key(), 0..6u8,
+                prop_oneof![Just(0), 1..20u64, Just(LATE_EVENT_TIME)]), 1..300),
     ) {
         let mut table = ProcessTable::new(limit);
-        for (kind, process, parent, creator, extra) in steps {
+        for (kind, process, parent, creator, extra, time) in steps {
             let mut event = event(kind, process, parent);
+            event.since_boot = time;
             match extra {
                 0 => {}
                 1 => drop(event.set_text(Field::ProgramName, b"/bin/sh")),
                 2 => event.creator = creator,
+                3 => table.begin_repair(),
+                4 => _ = table.finish_repair(),
                 _ => drop(table.set_alert_group(parent, Uuid::from_u128(1))),
             }
             table.observe(&event);
