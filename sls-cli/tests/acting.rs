@@ -408,6 +408,8 @@ impl Flooded {
 
     fn read_and_stop(mut self) -> (Vec<Value>, Ended) {
         self.read();
+        // It has only seconds to end in.
+        wait_for("the queues to run empty", || (self.delivered() >= QUEUE).then_some(()));
         let ended = self.sensor.stop();
         ended.assert_clean();
         (self.reader.unwrap().join().unwrap(), ended)
