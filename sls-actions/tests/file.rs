@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod files;
+#[path = "../../.ci/lab/for_tests.rs"]
+mod for_tests;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -12,7 +14,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
-use files::{Place, SUCCESSFUL, Tmpfs, act, event, identity, not_offered, on, peculiar, run, said, whole};
+use files::{Place, SUCCESSFUL, Tmpfs, act, event, identity, on, peculiar, run, said, whole};
+use for_tests::not_offered;
 use sls_actions::{FileResponder, QuarantineState, RestoreOptions};
 use sls_core::{
     Action, ActionContext, ActionPlanner, Field, GuardedPlanner, Guards, Permission, PlannedAction, Refusal, Responder,

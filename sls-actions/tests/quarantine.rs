@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod files;
+#[path = "../../.ci/lab/for_tests.rs"]
+mod for_tests;
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use files::{Place, SUCCESSFUL, Tmpfs, act, event, identity, on, rounds, said};
+use files::{Place, SUCCESSFUL, Tmpfs, act, event, identity, on, said};
+use for_tests::rounds;
 use rustix::fs::{CWD, RenameFlags};
 use sls_actions::{FileResponder, QuarantineError, QuarantineStore, RestoreOptions};
 use sls_core::Action;

@@ -1,10 +1,7 @@
 //! Files to act on, and what they are.
 
 // Each test program uses a part.
-#![allow(dead_code, unused_imports, clippy::unwrap_used)]
-
-#[path = "../../../.ci/lab/for_tests.rs"]
-mod for_tests;
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -17,8 +14,6 @@ use sls_actions::{FileResponder, QuarantineStore};
 use sls_core::{
     Action, ActionContext, ActionOutcome, Event, EventKind, Field, Permission, PlannedAction, Responder, Target,
 };
-
-pub(crate) use for_tests::{not_offered, rounds};
 
 /// A directory that goes away again, with a store in it.
 pub(crate) struct Place {
