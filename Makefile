@@ -11,8 +11,9 @@ ARGS ?= --show-events
 # The kernel of vm-smoke, and for how long it begins tests.
 KERNEL ?= 6.12
 SMOKE_SECONDS ?= 120
-# The guests of vm-test (default: all), and a part of the names of the tests to run.
+# The guests of vm-test (default: all), the crates whose tests are run, and a part of the names of the tests to run.
 KERNELS ?=
+RINGS ?= probe actions cli
 TESTS ?=
 # `--check`: the benchmarks fail if a target is missed.
 BENCH_ARGS ?=
@@ -113,13 +114,13 @@ vm-smoke: vm-build ## The tests of the real kernel under KERNEL (6.12), in QEMU:
 	$(SUDO) $(LAB) run -b $(SMOKE_SECONDS) $(KERNEL)
 
 .PHONY: vm-test
-vm-test: vm-build ## The same in every guest of the matrix (KERNELS="5.10 6.1", TESTS=part-of-a-name); renews the README's table
+vm-test: vm-build ## Every test of the real kernel in every guest (KERNELS="5.10 6.1", RINGS=cli, TESTS=part-of-a-name); renews the README's table
 	@.ci/setup.sh bpf
 	.ci/lab/refuse.sh $(abspath $(TARGET))/lab/refuse.bpf.o
 	$(SUDO) .ci/lab/fetch-kernels.sh 6.1
 	.ci/lab/payload/build.sh 6.1 || echo 'without the kernel payload: its headers cannot be had'
 	$(call heading,tests under Linux $(or $(KERNELS),of every series))
-	$(SUDO) $(LAB) run -t '$(TESTS)' $(KERNELS)
+	$(SUDO) $(LAB) run -r '$(RINGS)' -t '$(TESTS)' $(KERNELS)
 	$(if $(TESTS),,$(LAB) record $(KERNELS))
 
 .PHONY: vm-build
@@ -129,7 +130,7 @@ vm-build:
 	$(call heading,build for the lab)
 	cargo build -p sls-lab
 	cargo build -p sls-cli --message-format=json-render-diagnostics >$(TARGET)/lab/built.json
-	cargo test -p sls-probe --no-run --message-format=json-render-diagnostics >>$(TARGET)/lab/built.json
+	cargo test -p sls-probe -p sls-actions -p sls-cli --no-run --message-format=json-render-diagnostics >>$(TARGET)/lab/built.json
 
 .PHONY: lint
 lint: ## Format, clippy, documentation, scripts, the BPF object, dependencies

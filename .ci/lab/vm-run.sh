@@ -143,7 +143,7 @@ cat "$WORK/output" &
 OUTPUT=$!
 # shellcheck disable=SC2054
 QEMU+=(-kernel "$IMAGE" -initrd "$WORK/initrd"
-  -append "console=ttyS0 quiet panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,apparmor,bpf $APPEND"
+  -append "console=ttyS0 quiet clocksource=hpet panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,apparmor,bpf $APPEND"
   -serial "file:$LOG" -chardev "file,id=output,path=$WORK/output" -chardev "file,id=reports,path=$WORK/reports"
   -device virtio-serial-pci -device virtserialport,chardev=output,name=output
   -device virtserialport,chardev=reports,name=reports)

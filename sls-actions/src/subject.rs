@@ -105,6 +105,11 @@ mod tests {
             fs::copy("/bin/sleep", &path).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
             let mut child = Command::new(&path).arg("1000").spawn().unwrap();
+            // Its parent may go on before it has become the program.
+            let own = std::env::current_exe().unwrap();
+            while fs::read_link(format!("/proc/{}/exe", child.id())).unwrap() == own {
+                std::thread::yield_now();
+            }
             if remove {
                 fs::remove_file(&path).unwrap();
             }

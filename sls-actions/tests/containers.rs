@@ -16,7 +16,7 @@ use sls_core::{
     Permission, PlannedAction, PolicySet, ProcessKey, Protected, Responder, Target,
 };
 use support::containers::{Container, OwnCgroup, Runtime, unified, unique};
-use support::{Child, PATIENCE, Status, said, wait_until};
+use support::{Child, Status, not_offered, patience, said, wait_until};
 
 /// Makes children all the time, which outlive their parent.
 const FORKS: &str = "while :; do /bin/busybox sleep 60 & /bin/busybox sleep 0.02; done";
@@ -29,7 +29,7 @@ const COUNT: &str = "tmp/count";
 const MANY_COUNTS: Duration = Duration::from_millis(300);
 
 fn builder() -> ContainerResponderBuilder {
-    ContainerResponder::builder().confirm_timeout(PATIENCE)
+    ContainerResponder::builder().confirm_timeout(patience())
 }
 
 /// An event of the process that has `pid`.
@@ -207,7 +207,7 @@ fn a_container_that_its_runtime_paused_is_killed() {
 fn what_version_1_has_frozen_along_with_others_is_not_thawed() {
     let hierarchy = Path::new("/sys/fs/cgroup/freezer");
     if !hierarchy.join("cgroup.procs").exists() {
-        return;
+        return not_offered("cgroup-v1", "a freezer of cgroup version 1");
     }
     let (inside, outside) = (Child::sleeping(), Child::sleeping());
     let cgroup = OwnCgroup::new();
@@ -345,7 +345,7 @@ fn where_cgroups_are_read_only() {
     let variable = |name| std::env::var(name).unwrap();
     let (pid, id) = (variable("SLS_TEST_PID").parse().unwrap(), variable("SLS_TEST_ID").parse().unwrap());
     for (action, file) in [(Action::KillContainer, "cgroup.kill"), (Action::PauseContainer, "cgroup.freeze")] {
-        let outcome = execute(builder().thaw_after(PATIENCE), action, pid, id);
+        let outcome = execute(builder().thaw_after(patience()), action, pid, id);
         let details = format!("cannot write {file}: read-only file system");
         assert_eq!(said(&outcome), ("not successful", &*details));
     }

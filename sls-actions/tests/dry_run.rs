@@ -16,7 +16,7 @@ use sls_core::{Action, Engine, Event, EventKind, Field, PolicySet, Responder, Re
 
 use files::Place;
 use support::containers::OwnCgroup;
-use support::{Child, PATIENCE, thread_states, wait_until};
+use support::{Child, patience, thread_states, wait_until};
 
 /// What an action can be about: a process in a cgroup of its own that made a file.
 struct Scene {
@@ -54,8 +54,8 @@ impl Scene {
     }
 
     fn responders(&self) -> Responders {
-        let processes = ProcessResponder::builder().confirm_timeout(PATIENCE).build().unwrap();
-        let containers = ContainerResponder::builder().confirm_timeout(PATIENCE).build().unwrap();
+        let processes = ProcessResponder::builder().confirm_timeout(patience()).build().unwrap();
+        let containers = ContainerResponder::builder().confirm_timeout(patience()).build().unwrap();
         Responders::default().with(processes).with(containers).with(self.place.responder())
     }
 

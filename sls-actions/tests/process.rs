@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sls_actions::{CLOCK_TICK_NS, ProcessResponder, process_key, process_start};
 use sls_core::{Action, ActionResult, Execution, ProcessKey, Target, Tier};
 use support::{
-    Child, PATIENCE, Signal, Status, execute, exit_thread, granted, hang_uninterruptibly, has_inode, outlive_parent,
-    responder, said, sleep_forever, start, this_thread, thread_states, wait_until, without_inode,
+    Child, Signal, Status, execute, exit_thread, granted, hang_uninterruptibly, has_inode, outlive_parent, patience,
+    responder, rounds, said, sleep_forever, start, this_thread, thread_states, wait_until, without, without_inode,
 };
 
 const REUSED: &str = "now belongs to another process";
@@ -67,7 +67,7 @@ fn success_is_said_only_after_the_death_was_seen() {
     assert!(receive.recv_timeout(Duration::from_millis(200)).is_err(), "said before the death");
     let let_go = realtime();
     child.trace_continue();
-    let outcome = receive.recv_timeout(PATIENCE).unwrap();
+    let outcome = receive.recv_timeout(patience()).unwrap();
     assert_eq!(said(&outcome), ("successful", ""));
     assert!(outcome.time.unwrap() >= let_go);
     waiter.join().unwrap();
@@ -139,7 +139,7 @@ fn stops_a_process_that_makes_threads_all_the_time() {
     });
     wait_until("it makes threads", || thread_states(child.pid).len() >= 3);
     let target = child.target();
-    for _ in 0..100 {
+    for _ in 0..rounds(100) {
         assert_eq!(said(&execute(Action::Stop, target)), ("successful", ""));
         let states = thread_states(child.pid);
         assert!(states.chars().all(|state| matches!(state, 'T' | 'Z' | 'X')), "{states}");
@@ -239,6 +239,8 @@ fn another_identity_is_refused() {
     ];
     if has_inode(child.target()) {
         others.push(Target::Process { key, pidfd_inode: pidfd_inode.map(|inode| inode + 1) });
+    } else {
+        without("pidfs", "another process with the same start time");
     }
     for other in others {
         for action in [Action::Kill, Action::Stop] {

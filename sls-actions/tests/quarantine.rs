@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod files;
+#[path = "../../.ci/lab/for_tests.rs"]
+mod for_tests;
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use files::{Place, SUCCESSFUL, Tmpfs, act, event, identity, on, said};
+use for_tests::rounds;
 use rustix::fs::{CWD, RenameFlags};
 use sls_actions::{FileResponder, QuarantineError, QuarantineStore, RestoreOptions};
 use sls_core::Action;
@@ -116,15 +119,15 @@ fn quarantine_symlink_race() {
     let place = Place::new();
     let other = Tmpfs::mount(place.path("other"));
     fs::create_dir(place.path("same")).unwrap();
-    let mut won = 0;
+    let (mut won, races) = (0, rounds(RACES));
     for action in [Action::Quarantine, Action::Delete] {
         for at in [&place.path("same"), &other.0] {
-            won += race(&place, at, action, RACES);
+            won += race(&place, at, action, races);
         }
     }
     // Else nothing was tried.
-    assert!(won > RACES / 10, "{won}");
-    println!("{won} of {} files taken", RACES * 4);
+    assert!(won > races / 10, "{won}");
+    println!("{won} of {} files taken", races * 4);
 }
 
 #[test]

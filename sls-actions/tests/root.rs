@@ -10,8 +10,8 @@ use std::time::Duration;
 use sls_actions::{CLOCK_TICK_NS, NOT_IN_HOST_PID_NAMESPACE, in_host_pid_namespace};
 use sls_core::{Action, Target};
 use support::{
-    Child, Random, Signal, Status, become_nobody, execute, exit_now, granted, has_inode, is_root, race, responder,
-    said, sleep_forever, start, start_of, stop_self, without_inode,
+    Child, Random, Signal, Status, become_nobody, emulated, execute, exit_now, granted, has_inode, is_root,
+    not_offered, race, responder, rounds, said, sleep_forever, start, start_of, stop_self, without, without_inode,
 };
 
 /// How often a test tries again when another process of the machine has taken a pid that it wanted.
@@ -29,8 +29,8 @@ const REFUSED: i32 = 12;
 fn a_pid_used_again_in_the_same_tick_is_refused() {
     assert!(is_root(), "needs root");
     if !has_inode(Child::sleeping().target()) {
-        // Before Linux 6.9 nothing tells the two apart: the documented limit.
-        return;
+        // Nothing tells the two apart: the documented limit.
+        return not_offered("pidfs", "Linux 6.9");
     }
     let (old, new) = reuse_pid(Duration::ZERO, |old, new| start_of(old) == start_of(new));
     assert_refused(old, new);
@@ -91,6 +91,9 @@ fn inside_another_pid_namespace() {
 fn no_moment_is_open_to_another_process() {
     assert!(is_root(), "needs root");
     let by_inode = has_inode(Child::sleeping().target());
+    if !by_inode {
+        without("pidfs", "processes that are known by the inodes of their pidfds");
+    }
     for action in [Action::Kill, Action::Stop] {
         for forget_inode in [false, true] {
             if !forget_inode && !by_inode {
@@ -158,8 +161,8 @@ fn races_never_reach_another_process() {
     let mut random = Random(0x5EED);
     let mut tally = Tally::default();
     let mut responder = responder();
-    let mut taken = 0;
-    while tally.rounds() < RACES {
+    let (mut taken, races) = (0, rounds(RACES));
+    while tally.rounds() < races {
         let action = if tally.rounds() % 4 == 3 { Action::Stop } else { Action::Kill };
         match race(&mut responder, action, by_inode, &mut random) {
             Some(result) => tally.count(&result),
@@ -169,7 +172,8 @@ fn races_never_reach_another_process() {
     }
     println!("{tally:?}, {taken} rounds lost to other processes of the machine");
     // Each way to win was seen, or the race was none.
-    assert!(tally.successful > 0 && tally.gone > 0 && tally.refused > 0, "{tally:?}");
+    let each = tally.successful > 0 && tally.gone > 0 && tally.refused > 0;
+    assert!(each || emulated(), "{tally:?}");
 }
 
 /// The identity of a process that is gone, and a process that was given the same pid after `pause`; a pair that

@@ -3,6 +3,9 @@
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../.ci/lab/for_tests.rs"]
+mod for_tests;
+
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,6 +18,8 @@ use sls_core::{
     Target,
 };
 
+use for_tests::patience;
+
 /// Children and cgroups of this process are looked at: one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -23,12 +28,12 @@ fn every_action_works() {
     let clean = Clean::before();
     let store = Store::new();
     let mut responder = Responders::default()
-        .with(ProcessResponder::builder().build().unwrap())
-        .with(ContainerResponder::builder().build().unwrap())
+        .with(ProcessResponder::builder().confirm_timeout(patience()).build().unwrap())
+        .with(ContainerResponder::builder().confirm_timeout(patience()).build().unwrap())
         .with(FileResponder::builder().store(store.0.clone()).build().unwrap());
     let supported = responder.supports();
     assert_eq!(supported, acting());
-    let results = store.test().run(&mut responder, supported);
+    let results = store.test().timeout(patience()).run(&mut responder, supported);
     assert_eq!(results.iter().map(|result| result.action).collect::<Vec<_>>(), supported.iter().collect::<Vec<_>>());
     if in_host_pid_namespace().unwrap() && is_root() {
         assert!(results.iter().all(SelfTestResult::works), "{results:?}");

@@ -18,9 +18,9 @@ use sls_core::{
     Permission, PlannedAction, ProcessKey, ProcessTable, Responder, Target,
 };
 use support::{
-    Child, Lifeline, PATIENCE, Random, Shared, Signal, Status, chain, execute, exit_now, fork_into, granted, has_inode,
-    hop, is_root, lead_session, outlive_parent, race, responder, said, sleep_forever, sleep_micros, spin, start, storm,
-    thread_states, wait_until, without_inode,
+    Child, Lifeline, Random, Shared, Signal, Status, chain, emulated, execute, exit_now, fork_into, granted, has_inode,
+    hop, is_root, lead_session, outlive_parent, patience, race, responder, rounds, said, sleep_forever, sleep_micros,
+    spin, start, storm, thread_states, wait_until, without_inode,
 };
 
 /// How often the storm is killed.
@@ -40,7 +40,7 @@ fn alone() -> MutexGuard<'static, ()> {
 fn fork_storm_evading_kill() {
     let _alone = alone();
     let mut responder = responder();
-    for round in 0..STORMS {
+    for round in 0..rounds(STORMS) {
         let mut lifeline = Lifeline::new();
         let root = Child::running(|| storm(3, 3, round as u64));
         lifeline.leave();
@@ -49,7 +49,7 @@ fn fork_storm_evading_kill() {
         let outcome = start(&mut responder, &granted(Action::KillTree, root.target())).finish();
         assert_eq!(said(&outcome), ("successful", ""), "round {round}");
         assert_eq!(root.reap(), Status::Killed(libc::SIGKILL));
-        assert!(lifeline.is_cut(PATIENCE), "survivors in round {round}");
+        assert!(lifeline.is_cut(patience()), "survivors in round {round}");
     }
 }
 
@@ -58,9 +58,11 @@ fn fork_storm_evading_kill() {
 fn fork_storm_evading_kill_by_leaving_orphans() {
     let _alone = alone();
     let mut lifeline = Lifeline::new();
+    // A death can be late where a processor is emulated, but not as late as an end by itself.
+    let (lifetime, late) = if emulated() { (60, 20_000) } else { (5, 500) };
     let root = Child::running(|| {
         lead_session();
-        fork_into(|| hop(Instant::now() + Duration::from_secs(5)));
+        fork_into(|| hop(Instant::now() + Duration::from_secs(lifetime)));
         sleep_forever();
     });
     lifeline.leave();
@@ -68,9 +70,9 @@ fn fork_storm_evading_kill_by_leaving_orphans() {
     let outcome = execute(Action::KillTree, root.target());
     println!("{outcome:?}");
     assert_eq!(root.reap(), Status::Killed(libc::SIGKILL));
-    let dead = lifeline.is_cut(Duration::from_millis(500));
+    let dead = lifeline.is_cut(Duration::from_millis(late));
     assert!(dead || outcome.result.name() == "not successful", "{outcome:?}");
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn orphans_of_a_session_die_with_its_leader() {
     lifeline.leave();
     wait_until_orphaned(orphan.wait());
     assert_eq!(said(&execute(Action::KillTree, root.target())), ("successful", ""));
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
 }
 
 /// A daemon has another parent and another session. The process table still knows where it came from.
@@ -131,7 +133,7 @@ fn a_daemonised_grandchild_is_known_by_the_table() {
         }
         let outcome = answer(root_target, root_key, Some(&table), None, Permission::Granted);
         assert_eq!(said(&outcome), ("successful", ""), "{root_ends_first}");
-        assert!(lifeline.is_cut(PATIENCE));
+        assert!(lifeline.is_cut(patience()));
         // There is nothing left to kill.
         let outcome = answer(root_target, root_key, Some(&table), None, Permission::Granted);
         assert_eq!(said(&outcome), ("not successful", "no such process"));
@@ -148,7 +150,7 @@ fn a_deep_chain_dies_to_its_end() {
     lifeline.leave();
     ready.receive();
     assert_eq!(said(&execute(Action::KillTree, root.target())), ("successful", ""));
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
     ready.close();
 }
 
@@ -177,7 +179,7 @@ fn a_stopped_tree_that_somebody_continues_dies_all_the_same() {
     first.wait();
     second.wait();
     assert_eq!(said(&execute(Action::KillTree, root.target())), ("successful", ""));
-    assert!(lifeline.is_cut(PATIENCE));
+    assert!(lifeline.is_cut(patience()));
 }
 
 #[test]
@@ -271,7 +273,7 @@ fn kill_race() {
     let mut responder = responder();
     let bystander = Child::sleeping();
     let mut seen = [[0; 2]; 3];
-    for round in 0..RACES {
+    for round in 0..rounds(RACES) {
         // A tree costs some walks through all processes.
         let which = if round % 16 == 0 { 2 } else { random.below(2) as usize };
         let action = [Action::Kill, Action::Stop, Action::KillTree][which];
@@ -304,7 +306,7 @@ fn kill_race() {
         go.close();
     }
     println!("successful and gone of kill, stop, kill-tree: {seen:?}");
-    assert!(seen.iter().flatten().all(|count| *count > 0), "{seen:?}");
+    assert!(seen.iter().flatten().all(|count| *count > 0) || emulated(), "{seen:?}");
 }
 
 /// The target ends, and its pid is used again, while it is acted upon.
@@ -316,13 +318,13 @@ fn pid_reuse() {
     let mut random = Random(0x9E_05E);
     let mut responder = responder();
     let mut results = std::collections::BTreeMap::new();
-    let (mut rounds, mut taken) = (0, 0);
-    while rounds < REUSES {
-        let action = [Action::Kill, Action::Stop, Action::KillTree, Action::Kill][rounds % 4];
+    let (mut done, mut taken) = (0, 0);
+    while done < rounds(REUSES) {
+        let action = [Action::Kill, Action::Stop, Action::KillTree, Action::Kill][done % 4];
         // It panics if the new process was signalled.
         match race(&mut responder, action, by_inode, &mut random) {
             Some(result) => {
-                rounds += 1;
+                done += 1;
                 let result = result.split(": ").next().unwrap().to_owned();
                 *results.entry(result).or_insert(0) += 1;
             }

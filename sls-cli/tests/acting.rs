@@ -22,12 +22,14 @@ use serde_json::Value;
 use sls_core::BreakerLimits;
 
 use support::{
-    Ended, NOBODY, Sensor, Victim, alerting, copy_of, directory, policy, run, runs, sls_run, text_against, wait_for,
-    write,
+    Ended, NOBODY, Sensor, Victim, alerting, copy_of, directory, emulated, policy, rounds, run, runs, sls_run,
+    text_against, wait_for, write,
 };
 
 /// What a flood makes happen: more than fits into all queues and a pipe.
-const FLOOD: usize = 3_000;
+fn flood() -> usize {
+    if emulated() { 1_000 } else { 3_000 }
+}
 
 /// Alerts that wait for the outputs.
 const QUEUE: usize = 512;
@@ -120,7 +122,7 @@ fn alert_flooding() {
         &directory,
         &policy("Kill", &format!("programName == \"{}\"", program.display()), "[kill, alert]"),
     );
-    for _ in 0..FLOOD / 100 {
+    for _ in 0..flood() / 100 {
         let victims: Vec<_> = (0..100).map(|_| Victim::as_nobody(Command::new(&program).arg("60"))).collect();
         for victim in victims {
             let pid = victim.pid();
@@ -129,8 +131,8 @@ fn alert_flooding() {
     }
     flooded.sensor.wait_for_log("the outputs are too slow: alerts were lost, their actions were not");
     let (alerts, ended) = flooded.read_and_stop();
-    assert_eq!(at_the_end(&ended, "actions="), FLOOD);
-    assert_accounted(&alerts, &ended, FLOOD);
+    assert_eq!(at_the_end(&ended, "actions="), flood());
+    assert_accounted(&alerts, &ended, flood());
     for alert in &alerts {
         assert_eq!(alert["notifications"][1]["message_fields"]["action_result"], "successful", "{alert}");
     }
@@ -144,7 +146,7 @@ fn throttle_abuse() {
     let program = copy_of("/usr/bin/sleep", directory.path().join("quiet"));
     let quiet = policy("Quiet", &format!("programName == \"{}\"", program.display()), "[kill, alert]");
     let flooded = Flooded::start(&directory, &(text_against("Noise", &noise) + &quiet));
-    let script = format!("i=0; while [ $i -lt {FLOOD} ]; do \"$0\"; i=$((i+1)); done");
+    let script = format!("i=0; while [ $i -lt {} ]; do \"$0\"; i=$((i+1)); done", flood());
     let noisy = Victim::as_nobody(Command::new("sh").args(["-c", &script]).arg(&noise));
     flooded.sensor.wait_for_log("the outputs are too slow: alerts were lost, their actions were not");
     // In the midst of it.
@@ -159,7 +161,7 @@ fn throttle_abuse() {
     let pid = after.pid();
     assert_eq!(after.reap().signal(), Some(9));
     let (alerts, ended) = flooded.read_and_stop();
-    assert_accounted(&alerts, &ended, FLOOD + 2);
+    assert_accounted(&alerts, &ended, flood() + 2);
     let alert = alerts.iter().find(|alert| alert["process_info"]["pid"] == pid).expect("it is still silent");
     assert_eq!(alert["strategy_name"], "Quiet");
     assert_eq!(alert["notifications"][1]["message_fields"]["action_result"], "successful");
@@ -196,7 +198,7 @@ fn throttle_abuse_of_the_circuit_breaker() {
 /// Whoever is gone before the signal comes is not said to be killed, and nobody is in its place.
 #[test]
 fn kill_race() {
-    const VICTIMS: usize = 200;
+    let victims = rounds(200);
     let directory = directory();
     let program = copy_of("/usr/bin/true", directory.path().join("short"));
     // The kernel, which would not lose the race, compares no names of processes.
@@ -211,10 +213,10 @@ fn kill_race() {
         let pid = victim.pid();
         (pid, victim.reap())
     };
-    let racing: Vec<_> = (0..VICTIMS).map(|_| one()).collect();
+    let racing: Vec<_> = (0..victims).map(|_| one()).collect();
     // Those are gone for sure.
     sensor.suspend();
-    let late: Vec<_> = (0..VICTIMS / 4).map(|_| one()).collect();
+    let late: Vec<_> = (0..victims / 4).map(|_| one()).collect();
     sensor.resume();
 
     let gone = |pid| ["kill", "not successful", "no such process"].map(str::to_owned) == outcome(&sensor, pid);
@@ -406,6 +408,8 @@ impl Flooded {
 
     fn read_and_stop(mut self) -> (Vec<Value>, Ended) {
         self.read();
+        // It has only seconds to end in.
+        wait_for("the queues to run empty", || (self.delivered() >= QUEUE).then_some(()));
         let ended = self.sensor.stop();
         ended.assert_clean();
         (self.reader.unwrap().join().unwrap(), ended)

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use support::{
-    NOBODY, PATIENCE, Sensor, Victim, alerting, copy_of, directory, policy, replace, run, signal, sls, sls_run, text,
+    NOBODY, Sensor, Victim, alerting, copy_of, directory, patience, policy, replace, run, signal, sls, sls_run, text,
     text_against, wait_for, write,
 };
 
@@ -392,7 +392,7 @@ impl Belongings {
             if more.is_empty() {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "not given back: {more:?}");
+            assert!(start.elapsed() < patience(), "not given back: {more:?}");
             sleep(Duration::from_millis(2));
         }
     }

@@ -147,7 +147,7 @@ fn it_goes_on_when_nobody_reads_its_log() {
     replace(&file, text_against("Second", &victim));
     let start = Instant::now();
     while sensor.alert(Victim::run(&mut Command::new(&victim))).policy() != "Second" {
-        assert!(start.elapsed() < support::PATIENCE, "it does not reload any more");
+        assert!(start.elapsed() < support::patience(), "it does not reload any more");
         std::thread::sleep(Duration::from_millis(100));
     }
     let ended = sensor.stop();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use support::{
-    NOBODY, PATIENCE, Sensor, Victim, copy_of, directory, policy, run, runs, sls, sls_run, state, text, wait_for, write,
+    NOBODY, Sensor, Victim, copy_of, directory, patience, policy, run, runs, sls, sls_run, state, text, wait_for, write,
 };
 
 const TRIPPED: &str = "circuit-breaker: the policy acted on too many targets";
@@ -134,7 +134,7 @@ fn a_new_policy_shows_first_what_it_would_do() {
     killing.assert_spares(&first, "warm-up: the policy is new");
     let start = Instant::now();
     loop {
-        assert!(start.elapsed() < PATIENCE, "it never acts");
+        assert!(start.elapsed() < patience(), "it never acts");
         let victim = killing.victim();
         let alert = killing.sensor.alert(victim.pid());
         match alert.outcome() {
@@ -165,7 +165,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // The kernel takes a moment to let go of who was in it.
         let start = Instant::now();
-        while fs::remove_dir(&self.0).is_err() && start.elapsed() < PATIENCE {
+        while fs::remove_dir(&self.0).is_err() && start.elapsed() < patience() {
             std::thread::yield_now();
         }
     }

@@ -17,6 +17,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// Whether the tests of this ring are run in it. What acts and commands does not depend on the hooks that see.
+    pub(crate) fn runs(&self, ring: &str) -> bool {
+        ring == "probe" || self.trampolines
+    }
+
     const fn plain(series: &'static str) -> Self {
         Self { name: series, series, title: series, trampolines: true, kprobes: true }
     }

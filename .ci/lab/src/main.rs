@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 
-const USAGE: &str = "usage: sls-lab run [-b SECONDS] [-t PART-OF-A-TEST'S-NAME] [GUEST…]
+const USAGE: &str = "usage: sls-lab run [-b SECONDS] [-r RINGS] [-t PART-OF-A-TEST'S-NAME] [GUEST…]
        sls-lab record [GUEST…]   what was run becomes the results that are checked in, and the README's table
        sls-lab table [--check]   the README's table from the results that are checked in
        sls-lab guest PLAN        inside a guest";
@@ -58,11 +58,15 @@ fn run(arguments: &[&str]) -> anyhow::Result<bool> {
 }
 
 fn options(mut arguments: &[&str]) -> anyhow::Result<matrix::Options> {
-    let mut options = matrix::Options::default();
+    let mut options = matrix::Options { rings: plan::RINGS.to_vec(), ..matrix::Options::default() };
     loop {
         match arguments {
             ["-b", seconds, rest @ ..] => {
                 options.budget = Some(seconds.parse().context("-b wants seconds")?);
+                arguments = rest;
+            }
+            ["-r", rings, rest @ ..] => {
+                options.rings = plan::rings(rings)?;
                 arguments = rest;
             }
             ["-t", part, rest @ ..] => {

@@ -1,5 +1,6 @@
 //! Runs everything in every guest, from outside.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -17,7 +18,7 @@ use crate::guest::Report;
 use crate::guests::{Guest, OTHER_BOOTS, OtherBoot};
 use crate::outcome::Outcome;
 use crate::plan::{self, Job, Plan};
-use crate::results::{Entry, Fresh};
+use crate::results::{self, Fresh};
 
 /// A boot and all that it runs. Tests have a time limit of their own.
 const BOOT_PATIENCE: Duration = Duration::from_secs(2 * 60 * 60);
@@ -39,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) guests: Vec<&'static Guest>,
     /// Seconds after which a guest begins no further test.
     pub(crate) budget: Option<u64>,
+    /// The crates whose tests are run.
+    pub(crate) rings: Vec<&'static str>,
     /// Only tests that have this in their id.
     pub(crate) part: Option<String>,
     /// This program, under a name at which it stays as it is.
@@ -48,7 +51,7 @@ pub(crate) struct Options {
 /// Whether all is well.
 pub(crate) fn run(places: &Places, options: &Options) -> anyhow::Result<bool> {
     let missing = Missing::read(places)?;
-    let mut jobs = plan::jobs(places, options.part.as_deref())?;
+    let mut jobs = plan::jobs(places, &options.rings, options.part.as_deref())?;
     if options.budget.is_some() {
         jobs = plan::interleave(jobs);
     }
@@ -56,36 +59,48 @@ pub(crate) fn run(places: &Places, options: &Options) -> anyhow::Result<bool> {
     let fetched = Command::new(places.root.join(".ci/lab/fetch-kernels.sh")).args(series).status()?;
     ensure!(fetched.success(), "cannot get the kernels");
 
-    // A guest is one processor: so many at a time as there are.
-    let waiting = Mutex::new(options.guests.iter().copied());
-    let done = Mutex::new(BTreeMap::new());
-    let workers = thread::available_parallelism()?.get().min(options.guests.len());
+    // A guest is one processor: so many at a time as there are. What lasts longest begins first.
+    let parts = parts(options, &jobs);
+    let waiting = Mutex::new(parts.iter());
+    let done = Mutex::new(Vec::new());
+    let workers = thread::available_parallelism()?.get().min(parts.len());
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
                     let next = lock(&waiting).next();
-                    let Some(guest) = next else { break };
-                    let result = Run::new(places, options, guest).everything(&jobs);
-                    lock(&done).insert(guest.name, result);
+                    let Some(part) = next else { break };
+                    let result = Run::new(places, options, part).everything(&part.jobs);
+                    lock(&done).push((part.guest.name, result));
                 }
             });
         }
     });
 
-    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut found: BTreeMap<&str, Fresh> = BTreeMap::new();
+    for (guest, run) in done {
+        let fresh = run.with_context(|| guest)?;
+        match found.entry(guest) {
+            Entry::Vacant(place) => _ = place.insert(fresh),
+            Entry::Occupied(mut other) => other.get_mut().merge(fresh),
+        }
+    }
     let mut good = true;
     let mut rows = Vec::new();
     for guest in &options.guests {
-        let run = done.remove(guest.name).context("a guest was forgotten")?.with_context(|| guest.name)?;
-        let results = || run.fresh.tests.iter().map(|(id, entry)| (id.as_str(), &entry.result));
-        let wrong = missing.judge(guest, results(), run.fresh.everything);
+        let mut fresh = found.remove(guest.name).context("a guest was forgotten")?;
+        let left_out = jobs.iter().filter(|job| guest.runs(job.ring()) && !fresh.tests.contains_key(&job.id)).count();
+        fresh.complete = if left_out == 0 && options.part.is_none() { names(&options.rings) } else { Vec::new() };
+        let results = || fresh.tests.iter().map(|(id, entry)| (id.as_str(), &entry.result));
+        let everything = plan::RINGS.iter().all(|ring| fresh.complete.iter().any(|complete| complete == ring));
+        let wrong = missing.judge(guest, results(), everything);
         for problem in &wrong {
             println!("{}: {problem}", guest.name);
         }
         good &= wrong.is_empty() && results().all(|(_, result)| *result != Outcome::Failed);
-        run.fresh.write(places)?;
-        rows.push(row(&run));
+        fresh.write(places)?;
+        rows.push(row(&fresh, left_out));
     }
     println!(
         "\n{:<12} {:<28} {:>5} {:>7} {:>7} {:>12} {:>8} {:>9} {:>7}",
@@ -103,9 +118,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn row(run: &Run<'_>) -> String {
+fn names(rings: &[&str]) -> Vec<String> {
+    rings.iter().map(|ring| (*ring).to_owned()).collect()
+}
+
+fn row(fresh: &Fresh, left_out: usize) -> String {
     let mut counts = [0; 5];
-    for entry in run.fresh.tests.values() {
+    for entry in fresh.tests.values() {
         counts[match entry.result {
             Outcome::Ok => 0,
             Outcome::Without { .. } => 1,
@@ -116,25 +135,55 @@ fn row(run: &Run<'_>) -> String {
     }
     let [ok, partly, failed, missing, ignored] = counts;
     format!(
-        "{:<12} {:<28} {ok:>5} {partly:>7} {failed:>7} {missing:>12} {ignored:>8} {:>9} {:>5} s",
-        run.guest.name,
-        run.fresh.kernel,
-        run.left_out,
-        run.start.elapsed().as_secs().min(run.seconds)
+        "{:<12} {:<28} {ok:>5} {partly:>7} {failed:>7} {missing:>12} {ignored:>8} {left_out:>9} {:>5} s",
+        fresh.guest, fresh.kernel, fresh.seconds
     )
 }
 
-/// A guest's part.
+/// What one guest does by itself: of the whole matrix the tests of one crate, so that all processors end at the same time.
+#[derive(Debug)]
+struct Part {
+    guest: &'static Guest,
+    /// For the names of files.
+    name: String,
+    jobs: Vec<Job>,
+}
+
+fn parts(options: &Options, jobs: &[Job]) -> Vec<Part> {
+    let part = |guest: &'static Guest, rings: &[&str], name: String| {
+        let wanted = |job: &&Job| rings.contains(&job.ring()) && guest.runs(job.ring());
+        Part { guest, name, jobs: jobs.iter().filter(wanted).cloned().collect() }
+    };
+    let mut parts: Vec<Part> = if options.budget.is_some() {
+        // One boot: there is little time.
+        options.guests.iter().map(|guest| part(guest, &options.rings, guest.name.to_owned())).collect()
+    } else {
+        let one = |ring: &&'static str| {
+            let ring = *ring;
+            options.guests.iter().map(move |guest| part(guest, &[ring], format!("{}-{ring}", guest.name)))
+        };
+        options.rings.iter().flat_map(one).filter(|part| !part.jobs.is_empty()).collect()
+    };
+    // A guest without anything to run is one of the results all the same.
+    for guest in &options.guests {
+        if !parts.iter().any(|part| part.guest.name == guest.name) {
+            parts.push(part(guest, &[], guest.name.to_owned()));
+        }
+    }
+    parts.sort_by_key(|part| std::cmp::Reverse(part.jobs.len()));
+    parts
+}
+
+/// A part as it is run.
 #[derive(Debug)]
 struct Run<'a> {
     places: &'a Places,
     options: &'a Options,
     guest: &'static Guest,
+    name: &'a str,
     fresh: Fresh,
     boots: usize,
-    left_out: usize,
     start: Instant,
-    seconds: u64,
 }
 
 /// How a boot ended.
@@ -147,12 +196,12 @@ enum End {
 }
 
 impl<'a> Run<'a> {
-    fn new(places: &'a Places, options: &'a Options, guest: &'static Guest) -> Self {
-        let fresh = Fresh { guest: guest.name.to_owned(), ..Fresh::default() };
-        Self { places, options, guest, fresh, boots: 0, left_out: 0, start: Instant::now(), seconds: 0 }
+    fn new(places: &'a Places, options: &'a Options, part: &'a Part) -> Self {
+        let fresh = Fresh { guest: part.guest.name.to_owned(), ..Fresh::default() };
+        Self { places, options, guest: part.guest, name: &part.name, fresh, boots: 0, start: Instant::now() }
     }
 
-    fn everything(mut self, jobs: &[Job]) -> anyhow::Result<Self> {
+    fn everything(mut self, jobs: &[Job]) -> anyhow::Result<Fresh> {
         self.some(jobs.to_vec(), None)?;
         for other in OTHER_BOOTS {
             let lacks = |job: &&Job| {
@@ -166,10 +215,8 @@ impl<'a> Run<'a> {
                 self.some(again, Some(other))?;
             }
         }
-        self.left_out = jobs.iter().filter(|job| !self.fresh.tests.contains_key(&job.id)).count();
-        self.fresh.everything = self.left_out == 0 && self.options.part.is_none();
-        self.seconds = self.start.elapsed().as_secs();
-        Ok(self)
+        self.fresh.seconds = self.start.elapsed().as_secs();
+        Ok(self.fresh)
     }
 
     /// Runs the jobs, in one boot unless the guest dies.
@@ -193,7 +240,7 @@ impl<'a> Run<'a> {
     }
 
     fn console(&self) -> PathBuf {
-        self.places.lab().join(format!("{}-{}.console", self.guest.name, self.boots))
+        self.places.lab().join(format!("{}-{}.console", self.name, self.boots))
     }
 
     fn boot(&mut self, jobs: &[Job], other: Option<&OtherBoot>, done: &mut Vec<String>) -> anyhow::Result<End> {
@@ -209,10 +256,10 @@ impl<'a> Run<'a> {
             file.map(|(file, name)| (name.to_owned(), self.places.target.join(file).display().to_string()));
         let environment = environment.into_iter().collect();
         let plan = Plan { jobs: jobs.to_vec(), budget: self.options.budget, refuse, hide_kprobes, environment };
-        let plan_path = lab.join(format!("{}.plan", self.guest.name));
+        let plan_path = lab.join(format!("{}.plan", self.name));
         fs::write(&plan_path, serde_json::to_vec(&plan)?)?;
         let patience = self.options.budget.map_or(BOOT_PATIENCE, |budget| Duration::from_secs(budget) + BEYOND_BUDGET);
-        let log = File::create(lab.join(format!("{}-{}.log", self.guest.name, self.boots)))?;
+        let log = File::create(lab.join(format!("{}-{}.log", self.name, self.boots)))?;
         let mut guest = Command::new(self.places.root.join(".ci/lab/vm-run.sh"));
         guest.args(["-k", self.guest.series, "-t", &patience.as_secs().to_string(), "-l"]).arg(self.console());
         for share in [&self.places.root, &self.places.target] {
@@ -241,7 +288,7 @@ impl<'a> Run<'a> {
     }
 
     fn note(&mut self, id: String, result: Outcome, seconds: f64, output: String) {
-        let name = self.guest.name;
+        let name = self.name;
         match &result {
             Outcome::Failed => {
                 println!("{name}: {id} FAILED after {seconds} s");
@@ -254,7 +301,7 @@ impl<'a> Run<'a> {
             }
             Outcome::Ok => {}
         }
-        self.fresh.tests.insert(id, Entry { result, seconds, output });
+        self.fresh.tests.insert(id, results::Entry { result, seconds, output });
         if self.fresh.tests.len().is_multiple_of(PROGRESS) {
             println!("{name}: {} done in {} s", self.fresh.tests.len(), self.start.elapsed().as_secs());
         }

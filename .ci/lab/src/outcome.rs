@@ -26,7 +26,7 @@ pub(crate) enum Outcome {
     Ignored(String),
 }
 
-/// What `not_offered` and `without` of `sls-probe/tests/common/mod.rs` print before the two values.
+/// What `not_offered` and `without` of `for_tests.rs` print before the two values.
 const NOT_OFFERED: &str = "not offered: ";
 const WITHOUT: &str = "without: ";
 

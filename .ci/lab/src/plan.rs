@@ -14,8 +14,17 @@ use crate::Places;
 /// What cargo wrote of the binaries that it built (`--message-format=json`).
 const BUILT: &str = "built.json";
 
+/// The crates whose tests are run, without what all their names begin with.
+pub(crate) const RINGS: &[&str] = &["probe", "actions", "cli"];
+
+/// What the names of all crates begin with.
+const CRATE: &str = "sls-";
+
+/// The groups and tests that ask nothing of the kernel.
+const PURE: &str = ".ci/lab/pure";
+
 /// The group of the checks that are programs and no tests.
-pub(crate) const SMOKE: &str = "smoke";
+pub(crate) const SMOKE: &str = "probe/smoke";
 
 /// Children of a test play a part in a function of this name, which does nothing by itself.
 const ACTOR: &str = "_actor";
@@ -26,7 +35,7 @@ const CHECKS: &[(&str, &[&str])] = &[("probe", &["example:probe_smoke"]), ("kill
 /// One run in a guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
-    /// `GROUP::NAME`; the group is the file of the tests.
+    /// `RING/FILE::NAME`; the first two are the group.
     pub(crate) id: String,
     pub(crate) command: Vec<String>,
     pub(crate) directory: PathBuf,
@@ -38,6 +47,15 @@ impl Job {
     pub(crate) fn group(&self) -> &str {
         group(&self.id)
     }
+
+    pub(crate) fn ring(&self) -> &str {
+        ring(&self.id)
+    }
+}
+
+/// The part of a test's id that says which crate it is of.
+pub(crate) fn ring(id: &str) -> &str {
+    id.split_once('/').map_or(id, |(ring, _)| ring)
 }
 
 /// The part of a test's id that says what it is about.
@@ -59,8 +77,20 @@ pub(crate) struct Plan {
     pub(crate) environment: Vec<(String, String)>,
 }
 
-/// Everything that there is to run, by id. With `part`, only what has it in its id.
-pub(crate) fn jobs(places: &Places, part: Option<&str>) -> anyhow::Result<Vec<Job>> {
+/// The rings that are named, between white space; none: all.
+pub(crate) fn rings(names: &str) -> anyhow::Result<Vec<&'static str>> {
+    let find = |name: &str| RINGS.iter().copied().find(|ring| *ring == name);
+    let all = || RINGS.join(", ");
+    let names = names.split_whitespace();
+    let named: Vec<_> = names
+        .map(|name| find(name).with_context(|| format!("no ring {name}; there are {}", all())))
+        .collect::<Result<_, _>>()?;
+    Ok(if named.is_empty() { RINGS.to_vec() } else { named })
+}
+
+/// Everything that there is to run, by id: the tests of the crates `rings`, but for those that ask nothing of the kernel. With
+/// `part`, only what has it in its id.
+pub(crate) fn jobs(places: &Places, rings: &[&str], part: Option<&str>) -> anyhow::Result<Vec<Job>> {
     let path = places.lab().join(BUILT);
     let built = fs::read_to_string(&path).with_context(|| format!("{}: `make vm-build` writes it", path.display()))?;
     let mut built = artifacts(&built)?;
@@ -72,17 +102,20 @@ pub(crate) fn jobs(places: &Places, part: Option<&str>) -> anyhow::Result<Vec<Jo
         let command = words.iter().map(|word| resolve(word, &built)).collect::<anyhow::Result<_>>()?;
         jobs.push(Job { id: format!("{SMOKE}::{name}"), command, directory: places.root.clone(), test: false });
     }
-    for artifact in built.iter().filter(|artifact| artifact.is_tests()) {
+    for artifact in &built {
+        let Some(group) = artifact.group() else { continue };
         for test in list(&artifact.executable)? {
             jobs.push(Job {
-                id: format!("{}::{test}", artifact.group()),
+                id: format!("{group}::{test}"),
                 command: vec![artifact.executable.clone(), "--exact".into(), test, "--nocapture".into()],
                 directory: artifact.directory.clone(),
                 test: true,
             });
         }
     }
-    jobs.retain(|job| part.is_none_or(|part| job.id.contains(part)));
+    let pure = fs::read_to_string(places.root.join(PURE)).context(PURE)?;
+    remove_pure(&mut jobs, &pure).context(PURE)?;
+    jobs.retain(|job| rings.contains(&job.ring()) && part.is_none_or(|part| job.id.contains(part)));
     jobs.sort_by(|a, b| a.id.cmp(&b.id));
     let twice = jobs.windows(2).find(|pair| pair[0].id == pair[1].id);
     ensure!(twice.is_none(), "two tests are called {:?}", twice.map(|pair| &pair[0].id));
@@ -90,20 +123,36 @@ pub(crate) fn jobs(places: &Places, part: Option<&str>) -> anyhow::Result<Vec<Jo
     Ok(jobs)
 }
 
-/// The first of each group, then the second of each: so that little time is spent on everything. The unit tests come last.
+/// Removes the groups and the single tests in the list of those that ask nothing of the kernel, all of which must be there.
+fn remove_pure(jobs: &mut Vec<Job>, list: &str) -> anyhow::Result<()> {
+    for line in list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (name, why) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        ensure!(!why.trim().is_empty(), "{line:?} does not say why");
+        let before = jobs.len();
+        jobs.retain(|job| job.id != name && job.group() != name);
+        ensure!(jobs.len() < before, "there are no tests {name:?}");
+    }
+    Ok(())
+}
+
+/// The first of each group, then the second of each, the crates in turn: so that little time is spent on everything. The unit
+/// tests come last.
 pub(crate) fn interleave(jobs: Vec<Job>) -> Vec<Job> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut turns: BTreeMap<(bool, usize, String), usize> = BTreeMap::new();
     let mut ranked: Vec<_> = jobs
         .into_iter()
         .map(|job| {
             let place = places.entry(job.group().to_owned()).or_default();
             *place += 1;
             let unit = job.group().ends_with(UNIT);
-            (unit, *place, job)
+            let turn = turns.entry((unit, *place, job.ring().to_owned())).or_default();
+            *turn += 1;
+            (unit, *place, *turn, job)
         })
         .collect();
-    ranked.sort_by_key(|(unit, place, _)| (*unit, *place));
-    ranked.into_iter().map(|(_, _, job)| job).collect()
+    ranked.sort_by_key(|(unit, place, turn, _)| (*unit, *place, *turn));
+    ranked.into_iter().map(|(.., job)| job).collect()
 }
 
 /// The group of a crate's unit tests ends with it.
@@ -121,11 +170,17 @@ struct Artifact {
 
 impl Artifact {
     fn is_tests(&self) -> bool {
-        self.profile_test && (self.kind == "test" || self.kind == "lib")
+        self.profile_test && matches!(self.kind.as_str(), "test" | "lib" | "bin")
     }
 
-    fn group(&self) -> String {
-        if self.kind == "test" { self.name.clone() } else { format!("{}{UNIT}", self.name) }
+    /// Of its tests, if it has any.
+    fn group(&self) -> Option<String> {
+        let name = self.directory.file_name()?.to_str()?;
+        let ring = name.strip_prefix(CRATE)?;
+        self.is_tests().then(|| match self.kind.as_str() {
+            "test" => format!("{ring}/{}", self.name),
+            _ => format!("{ring}/{UNIT}"),
+        })
     }
 }
 
@@ -211,16 +266,17 @@ mod tests {
 
     #[test]
     fn little_time_is_spent_on_everything() {
-        let jobs = ["a::1", "a::2", "a::3", "b::1", "c(unit)::1", "d::1", "d::2"].map(job).to_vec();
+        let jobs =
+            ["r/a::1", "r/a::2", "r/a::3", "r/b::1", "r/(unit)::1", "r/d::1", "s/e::1", "s/e::2"].map(job).to_vec();
         let order: Vec<_> = interleave(jobs).into_iter().map(|job| job.id).collect();
-        assert_eq!(order, ["a::1", "b::1", "d::1", "a::2", "d::2", "a::3", "c(unit)::1"]);
+        assert_eq!(order, ["r/a::1", "s/e::1", "r/b::1", "r/d::1", "r/a::2", "s/e::2", "r/a::3", "r/(unit)::1"]);
     }
 
     #[test]
     fn binaries_are_found_in_the_messages_of_cargo() {
         let line = |kind: &str, name: &str, test: bool, executable: &str| {
             format!(
-                r#"{{"reason":"compiler-artifact","manifest_path":"/c/Cargo.toml","target":{{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+                r#"{{"reason":"compiler-artifact","manifest_path":"/w/sls-c/Cargo.toml","target":{{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
             )
         };
         let messages = [
@@ -233,11 +289,25 @@ mod tests {
         ];
         let found = artifacts(&messages.join("\n")).unwrap();
         let tests: Vec<_> = found.iter().filter(|artifact| artifact.is_tests()).collect();
-        assert_eq!(tests.iter().map(|tests| tests.group()).collect::<Vec<_>>(), ["c(unit)", "files"]);
+        assert_eq!(tests.iter().filter_map(|tests| tests.group()).collect::<Vec<_>>(), ["c/(unit)", "c/files"]);
         assert_eq!(tests[1].executable, "/t/files-2");
         assert_eq!(resolve("example:probe_smoke", &found).unwrap(), "/t/probe_smoke");
         assert_eq!(resolve("kill.sh", &found).unwrap(), "kill.sh");
         assert!(resolve("bin:sls", &found).is_err());
         assert!(artifacts("no json").is_err());
+    }
+
+    #[test]
+    fn what_asks_nothing_of_the_kernel_is_there_and_says_why() {
+        let all = || ["c/daemon::1", "c/schema::1", "c/schema::2", "c/commands::1", "c/commands::2"].map(job).to_vec();
+        let left = |list: &str| {
+            let mut jobs = all();
+            remove_pure(&mut jobs, list).map(|()| jobs.into_iter().map(|job| job.id).collect::<Vec<_>>())
+        };
+        let found = left("# name  why\n\nc/schema  a document\nc/commands::1 text\n").unwrap();
+        assert_eq!(found, ["c/daemon::1", "c/commands::2"]);
+        for bad in ["c/schema", "c/gone  it is no more", "c/schema a\nc/schema b"] {
+            assert!(left(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::Places;
 use crate::guests::{GUESTS, Guest};
 use crate::outcome::Outcome;
+use crate::plan::ring;
 
 /// What a run found in one guest.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -17,8 +18,10 @@ pub(crate) struct Fresh {
     pub(crate) guest: String,
     /// The release of its kernel.
     pub(crate) kernel: String,
-    /// Whether all tests were run that there are.
-    pub(crate) everything: bool,
+    /// The rings of which all tests were run that there are.
+    pub(crate) complete: Vec<String>,
+    /// How long it took, one part after the other.
+    pub(crate) seconds: u64,
     pub(crate) tests: BTreeMap<String, Entry>,
 }
 
@@ -38,19 +41,38 @@ pub(crate) struct Recorded {
 }
 
 impl Fresh {
+    /// Adds what another part of the same guest found.
+    pub(crate) fn merge(&mut self, other: Self) {
+        if self.kernel.is_empty() {
+            self.kernel = other.kernel;
+        }
+        self.seconds += other.seconds;
+        self.tests.extend(other.tests);
+    }
+
+    /// In the place of what was found before in the same rings.
+    fn over(self, before: BTreeMap<String, Outcome>) -> Recorded {
+        let renewed = |id: &str| self.complete.iter().any(|complete| complete == ring(id));
+        let mut tests: BTreeMap<_, _> = before.into_iter().filter(|(id, _)| !renewed(id)).collect();
+        tests.extend(self.tests.into_iter().map(|(id, entry)| (id, entry.result)));
+        Recorded { kernel: self.kernel, tests }
+    }
+
     pub(crate) fn write(&self, places: &Places) -> anyhow::Result<()> {
         write(&places.fresh(&self.guest), self)
     }
 }
 
-/// Makes what was run in the guests the results that are checked in. Those of other guests stay as they were.
+/// Makes what was run in the guests the results that are checked in. Those of other guests, and of other rings, stay as they
+/// were.
 pub(crate) fn record(places: &Places, guests: &[&Guest]) -> anyhow::Result<()> {
     for guest in guests {
         let path = places.fresh(guest.name);
         let fresh: Fresh = read(&path)?;
-        ensure!(fresh.everything, "{}: not all tests were run; `make vm-test` does", path.display());
-        let tests = fresh.tests.into_iter().map(|(id, entry)| (id, entry.result)).collect();
-        write(&places.recorded(guest.name), &Recorded { kernel: fresh.kernel, tests })?;
+        ensure!(!fresh.complete.is_empty(), "{}: not all tests were run; `make vm-test` does", path.display());
+        let recorded = places.recorded(guest.name);
+        let before = if recorded.exists() { read::<Recorded>(&recorded)?.tests } else { BTreeMap::new() };
+        write(&recorded, &fresh.over(before))?;
     }
     Ok(())
 }
@@ -73,4 +95,23 @@ fn write(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_ring_found_takes_the_place_of_what_it_had_found() {
+        let before = ["a/x::1", "a/gone::1", "b/x::1"].map(|id| (id.to_owned(), Outcome::Failed));
+        let entry = Entry { result: Outcome::Ok, seconds: 1.0, output: String::new() };
+        let fresh = Fresh {
+            complete: vec!["a".into()],
+            tests: BTreeMap::from([("a/x::1".to_owned(), entry)]),
+            ..Fresh::default()
+        };
+        let now = fresh.over(BTreeMap::from(before)).tests;
+        let expected = [("a/x::1".to_owned(), Outcome::Ok), ("b/x::1".to_owned(), Outcome::Failed)];
+        assert_eq!(now, BTreeMap::from(expected));
+    }
 }

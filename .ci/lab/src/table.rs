@@ -64,9 +64,10 @@ fn meaning(places: &Places, group: &str) -> anyhow::Result<String> {
     if group == SMOKE {
         return Ok(SMOKE_MEANING.to_owned());
     }
-    let tests = places.root.join("sls-probe/tests");
-    let path = tests.join(format!("{group}.rs"));
-    let path = if path.exists() { path } else { tests.join(group).join("main.rs") };
+    let (ring, file) = group.split_once('/').with_context(|| format!("{group} is of no crate"))?;
+    let tests = places.root.join(format!("sls-{ring}/tests"));
+    let path = tests.join(format!("{file}.rs"));
+    let path = if path.exists() { path } else { tests.join(file).join("main.rs") };
     let source = fs::read_to_string(&path).with_context(|| format!("results of {group}, but no {}", path.display()))?;
     let text: Vec<&str> = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
     let text = text.join(" ");
@@ -207,9 +208,10 @@ What the kernel does not offer:
         fs::write(tests.join("network/main.rs"), "//! Connections.\n").unwrap();
         fs::write(tests.join("mute.rs"), "mod common;\n").unwrap();
         let places = Places { root: directory.path().to_owned(), target: directory.path().join("target") };
-        assert_eq!(meaning(&places, "files").unwrap(), "What is opened, by whom");
-        assert_eq!(meaning(&places, "network").unwrap(), "Connections");
-        assert!(meaning(&places, "mute").is_err());
-        assert!(meaning(&places, "gone").is_err());
+        assert_eq!(meaning(&places, "probe/files").unwrap(), "What is opened, by whom");
+        assert_eq!(meaning(&places, "probe/network").unwrap(), "Connections");
+        assert!(meaning(&places, "probe/mute").is_err());
+        assert!(meaning(&places, "probe/gone").is_err());
+        assert!(meaning(&places, "files").is_err());
     }
 }

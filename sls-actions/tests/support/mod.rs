@@ -1,9 +1,11 @@
 //! Real processes for the tests, and the system calls that make them. All `unsafe` code of the tests is here.
 
 // Each test program uses a part.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub(crate) mod containers;
+#[path = "../../../.ci/lab/for_tests.rs"]
+mod for_tests;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -17,11 +19,13 @@ use sls_core::{
     Action, ActionContext, ActionOutcome, Event, EventKind, Execution, Permission, PlannedAction, Responder, Target,
 };
 
-/// Longer than any wait of a test that passes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use for_tests::{emulated, not_offered, patience, rounds, without};
+
+/// What outlives its parent ends by itself after so many seconds: longer than any wait of a test that passes.
+const LIFETIME_SECONDS: u32 = 130;
 
 pub(crate) fn responder() -> ProcessResponder {
-    ProcessResponder::builder().confirm_timeout(PATIENCE).build().unwrap()
+    ProcessResponder::builder().confirm_timeout(patience()).build().unwrap()
 }
 
 pub(crate) fn granted(action: Action, target: Target) -> PlannedAction {
@@ -70,7 +74,7 @@ pub(crate) fn thread_states(pid: pid_t) -> String {
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(start.elapsed() < patience(), "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -336,7 +340,7 @@ pub(crate) fn become_nobody() {
 /// For the child of a child: takes back that it dies with its parent; it ends soon in any case.
 pub(crate) fn outlive_parent() {
     // SAFETY: no memory is involved.
-    unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, 0), libc::alarm(PATIENCE.as_secs() as u32)) };
+    unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, 0), libc::alarm(LIFETIME_SECONDS)) };
 }
 
 /// clone3(2) with a copy of everything, as fork(2) makes it. The child must do nothing but system calls.
@@ -426,9 +430,8 @@ impl Drop for Lifeline {
 /// A tree that fights for its life: `width` children below each process, `depth` generations. Whoever loses a child makes
 /// another at once. Of those at the bottom half end by themselves, so that all of this never stops; the others stay.
 pub(crate) fn storm(width: u32, depth: u32, seed: u64) -> ! {
-    const PATIENCE_SECONDS: u32 = 60;
     // SAFETY: no memory is involved.
-    unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, 0), libc::alarm(PATIENCE_SECONDS)) };
+    unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, 0), libc::alarm(LIFETIME_SECONDS)) };
     if depth == 0 {
         if seed.is_multiple_of(2) {
             sleep_forever();

@@ -2,7 +2,10 @@
 //! happens to the test.
 
 // Each test program uses a part.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
+
+#[path = "../../../.ci/lab/for_tests.rs"]
+mod for_tests;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,8 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use serde_json::Value;
 
-/// Longer than any wait of a test that passes, also on a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) use for_tests::{emulated, not_offered, patience, rounds, without};
 
 /// The ordinary user that victims run as.
 pub(crate) const NOBODY: u32 = 65534;
@@ -114,7 +116,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
         if let Some(found) = condition() {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(start.elapsed() < patience(), "waited in vain for {what}");
         sleep(Duration::from_millis(2));
     }
 }
@@ -345,7 +347,7 @@ impl Owned {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         let start = Instant::now();
         while waitid(WaitId::Pid(pid), options).unwrap().is_none() {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > patience() {
                 return None;
             }
             sleep(Duration::from_millis(1));
@@ -421,7 +423,7 @@ impl Lines {
             if let Some(line) = state.lines.iter().find(|line| wanted(line)) {
                 return line.clone();
             }
-            let left = PATIENCE.saturating_sub(start.elapsed());
+            let left = patience().saturating_sub(start.elapsed());
             if state.ended || left.is_zero() {
                 let lines: String = state.lines.iter().map(|line| format!("{}\n", line.text)).collect();
                 drop(state);

@@ -20,7 +20,10 @@
 //! kernel of the matrix does not offer is listed in `.ci/lab/not-offered`. So a test looks for what it needs itself
 //! (is there the file, does the call answer `ENOSYS`?) and never asks for a version of the kernel. A test that can show
 //! something, but not all, says so with [`without`] and goes on.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../../../.ci/lab/for_tests.rs"]
+mod for_tests;
 
 use std::collections::HashSet;
 use std::fs;
@@ -32,18 +35,10 @@ use std::time::{Duration, Instant};
 use sls_core::{Event, EventKind, EventSource, Field, ProcessKey, Value};
 use sls_probe::{HookFamily, Probe, ProbeBuilder};
 
+pub(crate) use for_tests::{emulated, not_offered, patience, without};
+
 /// Names the part that a test binary plays when a test runs it as a child.
 const ROLE: &str = "SLS_PROBE_TEST_ROLE";
-
-/// Nothing takes that long unless it is broken.
-pub(crate) fn patience() -> Duration {
-    Duration::from_secs(if emulated() { 120 } else { 30 })
-}
-
-/// Whether an emulated processor runs this, many times slower than a real one: nothing can be said about short times.
-pub(crate) fn emulated() -> bool {
-    std::env::var_os("SLS_LAB_EMULATED").is_some()
-}
 
 /// A kernel module that fits the running kernel and that nothing uses, to be loaded and removed again.
 pub(crate) fn spare_module() -> Option<PathBuf> {
@@ -52,22 +47,6 @@ pub(crate) fn spare_module() -> Option<PathBuf> {
         not_offered("module", "a spare module, $SLS_LAB_MODULE");
     }
     module
-}
-
-/// Says that the running kernel lacks what this test is about; the test returns after it.
-///
-/// `hook` is a short name for what is missing, without white space and the same wherever it is missing; `option` says what
-/// would bring it: the kernel's build option, version, boot parameter or module.
-pub(crate) fn not_offered(hook: &str, option: &str) {
-    assert!(!hook.is_empty() && !hook.contains(char::is_whitespace), "{hook:?} is no name");
-    println!("\nnot offered: {hook} ({option})");
-}
-
-/// Says that the test goes on without a part of it, because the running kernel lacks `hook`, as in [`not_offered`]. `part` is
-/// what is not shown then.
-pub(crate) fn without(hook: &str, part: &str) {
-    assert!(!hook.is_empty() && !hook.contains(char::is_whitespace), "{hook:?} is no name");
-    println!("\nwithout: {hook} ({part})");
 }
 
 /// Whether the running kernel has hooks of `family`. Says that it does not if so.
