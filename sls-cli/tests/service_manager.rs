@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use support::{PATIENCE, Sensor, alerting, directory, replace, signal, sls_run, text, text_against};
+use support::{Sensor, alerting, directory, patience, replace, signal, sls_run, text, text_against};
 
 /// The place of systemd.
 struct Manager {
@@ -49,8 +49,8 @@ impl Manager {
     fn next(&self) -> String {
         let start = Instant::now();
         loop {
-            assert!(start.elapsed() < PATIENCE, "nothing but signs of life");
-            match self.hear(PATIENCE).expect("the sensor says nothing") {
+            assert!(start.elapsed() < patience(), "nothing but signs of life");
+            match self.hear(patience()).expect("the sensor says nothing") {
                 sign if sign.starts_with("WATCHDOG=1\n") => {}
                 other => return other,
             }
@@ -114,11 +114,11 @@ fn signs_of_life_are_of_the_loop_of_events_alone() {
     command.env("WATCHDOG_USEC", INTERVAL.as_micros().to_string());
     let sensor = Sensor::start(command);
     let alive = || {
-        let sign = manager.hear(PATIENCE).expect("no sign of life");
+        let sign = manager.hear(patience()).expect("no sign of life");
         assert!(sign.starts_with("WATCHDOG=1\n"), "{sign:?}");
         assert!(value(&sign, "STATUS").starts_with("watching"), "{sign:?}");
     };
-    assert!(manager.hear(PATIENCE).unwrap().starts_with("READY=1\n"));
+    assert!(manager.hear(patience()).unwrap().starts_with("READY=1\n"));
     (0..3).for_each(|_| alive());
 
     let main = Pid::from_raw(sensor.pid.try_into().unwrap());
@@ -147,7 +147,7 @@ fn a_watchdog_of_someone_else_is_left_alone() {
     let mut command = manager.with(sls_run(&file));
     command.env("WATCHDOG_USEC", "200000").env("WATCHDOG_PID", "1");
     let sensor = Sensor::start(command);
-    assert!(manager.hear(PATIENCE).unwrap().starts_with("READY=1\n"));
+    assert!(manager.hear(patience()).unwrap().starts_with("READY=1\n"));
     assert_eq!(manager.hear(Duration::from_secs(1)), None);
     sensor.stop().assert_clean();
 }

@@ -103,7 +103,7 @@ fn kills_of_the_sensor_lose_nothing_that_was_spooled() {
     let start = Instant::now();
     while !wanted.is_subset(&found()) {
         let lost = wanted.len() - wanted.intersection(&found()).count();
-        assert!(start.elapsed() < support::PATIENCE, "{lost} of {} are lost", wanted.len());
+        assert!(start.elapsed() < support::patience(), "{lost} of {} are lost", wanted.len());
         std::thread::sleep(Duration::from_millis(20));
     }
     let ended = sensor.stop();
