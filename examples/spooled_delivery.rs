@@ -40,8 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .on_spooled(|uuid| eprintln!("safe: {uuid}"))
         .start()?;
 
-    let policies =
-        PolicySet::from_yaml("p.yaml", "Wget:\n  policy: program\n  rules: ['match programName == \"*/wget\"']\n")?;
+    let policies = PolicySet::from_yaml(
+        "p.yaml",
+        "Wget:\n  policy: program\n  rules: ['match programName == \"*/wget\"', default ignore]\n",
+    )?;
     let mut engine = Engine::builder(policies).build();
     let mut event = Event::new(EventKind::Exec);
     event.process = ProcessKey { pid: 4242, start: 77 };
