@@ -385,7 +385,7 @@ impl Engine {
     }
 
     /// Makes the alert of something that the operator has to know of the sensor itself, found at `time`, in nanoseconds since
-    /// the epoch. Its message type is `audit`.
+    /// the epoch. [`SensorCondition::message_type`] says under which type.
     #[must_use]
     pub fn report_condition(&mut self, condition: SensorCondition, time: u64) -> PendingAlert {
         let alert = condition_alert(&mut self.context, condition, time);

@@ -64,7 +64,9 @@ pub use alert::{
 };
 pub use breaker::{BreakerLimits, CIRCUIT_BREAKER, MAX_BREAKER_TARGETS};
 pub use capabilities::{Capabilities, ENGINE_FIELDS};
-pub use condition::{AffectedPolicy, MAX_CONDITION_POLICIES, SensorCondition};
+pub use condition::{
+    AffectedPolicy, MAX_CONDITION_ATTEMPTS, MAX_CONDITION_POLICIES, SensorCondition, TamperingAttempt,
+};
 pub use delivery::{AlertTransport, Backoff, EncodedAlert};
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity, Span, Suggestion};
 pub use enforcement::{Effect, Enforced, HeldDecision, HeldVerdict, MAX_HELD_RESPONSES};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use libbpf_rs::query::LinkInfo;
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapInfo, Object, OpenObject, Program};
-use sls_core::{EventKind, FieldSet};
+use sls_core::{EventKind, FieldSet, TamperingAttempt};
 
 use crate::error::ProbeError;
 use crate::group::{Group, Hook, Wanted, no_filter};
@@ -183,6 +183,12 @@ pub struct TamperAttempt {
     pub uid: u32,
     /// The name of its thread, which it can choose.
     pub name: Vec<u8>,
+}
+
+impl From<&TamperAttempt> for TamperingAttempt {
+    fn from(attempt: &TamperAttempt) -> Self {
+        Self::new(attempt.tampering.to_string(), attempt.pid, attempt.uid, &attempt.name)
+    }
 }
 
 impl TamperAttempt {

@@ -177,7 +177,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         losses.look(&mut probe, &mut engine, &alerts);
         alerts.report();
         engine.tick(losses::now(), &mut |pending| alerts.send(pending));
-        tampering.report(&mut probe);
+        tampering.report(&mut probe, &mut engine, |pending| alerts.send(pending));
         governing.govern(&mut probe, &mut engine, |pending| alerts.send(pending));
         counters.log(&engine, &probe, holding.stats(), alerts.lost());
         if status == SourceStatus::Ended || alerts.ended() {
@@ -193,7 +193,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         engine.process(event, &mut responder, &mut |pending| alerts.send(pending));
     })?;
     losses.finish(&mut probe, &mut engine, &alerts);
-    tampering.report_now(&mut probe);
+    tampering.finish(&mut probe, &mut engine, |pending| alerts.send(pending));
     Counters::log_at_end(&engine, &probe, held, alerts.lost());
     // Detaching takes the kernel some seconds, for which no alert has to wait.
     engine.finish(&mut |pending| alerts.send(pending));

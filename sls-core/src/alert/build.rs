@@ -12,7 +12,7 @@ use crate::condition::SensorCondition;
 use crate::engine::Host;
 use crate::event::{Event, EventKind, ProcessKey, Value};
 use crate::planner::MessageType;
-use crate::policy::{Confidence, Policy, Priority};
+use crate::policy::{Confidence, Policy};
 use crate::process_table::{ProcessRecord, ProcessTable};
 use crate::schema::{Field, FieldSet};
 
@@ -150,13 +150,13 @@ pub(crate) fn condition_alert(context: &mut AlertContext, condition: SensorCondi
         message_fields: MessageFields::default(),
     };
     Alert {
-        message_type: Some(MessageType::Audit),
+        message_type: Some(condition.message_type()),
         uuid,
         alert_group_id: uuid,
         timestamp: time,
         description: message,
         comments: String::new(),
-        priority: Priority::Medium.name(),
+        priority: condition.priority().name(),
         confidence: Confidence::High.name(),
         categories: Vec::new(),
         strategy_name: condition.name().to_owned(),
