@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use sls_core::{Capabilities, Field, Hook, Mechanism};
 use thiserror::Error;
 
 use group::Group;
@@ -208,6 +209,30 @@ impl Fanotify {
     /// Those of [`FanotifyBuilder::start`].
     pub fn offered() -> Result<(), FanotifyError> {
         open_group().map(drop)
+    }
+
+    /// Adds what can be held here to `capabilities`, or why nothing can: for a sensor that has operations held, with which
+    /// policies of the tier `fanotify` are to be loaded.
+    ///
+    /// ```no_run
+    /// use sls_core::{Capabilities, DryRunResponder, PolicyLoader};
+    /// use sls_probe::{Fanotify, Probe};
+    ///
+    /// let probe = Probe::builder().load()?.attach()?;
+    /// let capabilities = Fanotify::offer(Capabilities::of(&probe, &DryRunResponder));
+    /// let policies = PolicyLoader::new().capabilities(capabilities).document("p.yaml", "…").load();
+    /// # let _ = policies;
+    /// # Ok::<(), sls_probe::ProbeError>(())
+    /// ```
+    #[must_use]
+    pub fn offer(capabilities: Capabilities) -> Capabilities {
+        match Self::offered() {
+            // A script is told apart from its interpreter, and the directory is that of the process.
+            Ok(()) => capabilities
+                .hook(Hook::fanotify_exec().with([Field::ScriptName, Field::ProgramDirectory]))
+                .hook(Hook::fanotify_open()),
+            Err(error) => capabilities.no_mechanism(Mechanism::FanotifyPermission, error.to_string()),
+        }
     }
 
     fn start(waiting: Arc<Waiting>, decider: impl Decider + 'static) -> Result<Self, FanotifyError> {

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write, stdout};
 
 use serde_json::json;
-use sls_core::{ActionSet, Capabilities, Field, Hook, Mechanism};
+use sls_core::{ActionSet, Capabilities, Mechanism};
 use sls_probe::{Fanotify, Probe, ProbeBuilder};
 
 use crate::args::{CheckArgs, Format};
@@ -87,13 +87,7 @@ pub(crate) fn capabilities_of(builder: &ProbeBuilder, actions: ActionSet) -> Cap
     let missing = Mechanism::ALL.iter().filter_map(|mechanism| Some((*mechanism, builder.no_mechanism(*mechanism)?)));
     let capabilities =
         missing.fold(capabilities, |capabilities, (mechanism, reason)| capabilities.no_mechanism(mechanism, reason));
-    match Fanotify::offered() {
-        // A script is told apart from its interpreter, and the directory is that of the process.
-        Ok(()) => capabilities
-            .hook(Hook::fanotify_exec().with([Field::ScriptName, Field::ProgramDirectory]))
-            .hook(Hook::fanotify_open()),
-        Err(error) => capabilities.no_mechanism(Mechanism::FanotifyPermission, error.to_string()),
-    }
+    Fanotify::offer(capabilities)
 }
 
 /// `human` on a terminal, `json` elsewhere.
