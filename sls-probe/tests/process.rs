@@ -9,6 +9,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Running, Watch, actor, device_is_plain, has, role, start_ticks, stat_field, text, ticks};
@@ -283,4 +284,25 @@ fn kill_children(pid: u32) {
     for child in children.split_whitespace() {
         Command::new("kill").arg(child).status().unwrap();
     }
+}
+
+/// The end of each child is a signal, and the kernel stops verifying a program when one is pending.
+#[test]
+fn loads_while_children_end_all_the_time() {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    Command::new("/bin/true").status().unwrap();
+                }
+            });
+        }
+        let loaded: Vec<_> =
+            (0..4).map(|_| Probe::builder().snapshot(false).kernel_tier(true).load().map(drop)).collect();
+        done.store(true, Ordering::Relaxed);
+        for result in loaded {
+            result.unwrap();
+        }
+    });
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
 use libbpf_rs::{ErrorKind, PrintCallback, PrintLevel, set_print};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::error::MAX_LOG_BYTES;
 
@@ -46,9 +47,10 @@ impl Drop for Printer {
     }
 }
 
-/// Loads an object as `load` does, again if the kernel was interrupted: the verifier gives up when a signal is pending, and
-/// libbpf tries again a few times only.
+/// Loads an object as `load` does. The verifier gives up when a signal is pending, and libbpf tries again a few times only: so
+/// signals wait meanwhile, or go to other threads. What the kernel interrupts all the same is loaded again.
 pub(crate) fn loaded<T>(load: impl Fn() -> libbpf_rs::Result<T>) -> Result<T, (libbpf_rs::Error, String)> {
+    let _quiet = Quiet::new();
     let mut result = with_log(&load);
     for _ in 0..LOAD_RETRIES {
         match result {
@@ -57,6 +59,25 @@ pub(crate) fn loaded<T>(load: impl Fn() -> libbpf_rs::Result<T>) -> Result<T, (l
         }
     }
     result
+}
+
+/// As long as it is there, this thread gets no signal. Without it, whoever starts many programs beside, whose ends are signals, may
+/// never get a large program verified.
+struct Quiet(Option<SigSet>);
+
+impl Quiet {
+    fn new() -> Self {
+        Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok())
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // Fails only with a wrong number of what to do.
+            let _ = before.thread_set_mask();
+        }
+    }
 }
 
 /// Runs `load` and returns what libbpf printed along with an error, instead of having it on standard error.

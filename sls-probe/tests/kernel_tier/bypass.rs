@@ -175,11 +175,11 @@ fn ways() -> Vec<Way> {
             "launched by ld.so",
             Box::new(|victim, _, marks| {
                 // The loader takes position-independent programs only: it maps a copy of a real one that is named like the victim.
-                fs::copy("/bin/echo", victim).unwrap();
+                victim::copy("/bin/echo", victim).unwrap();
                 killed(Command::new(loader()).arg(victim).arg("-n").arg("\u{7f}"), marks)
             }),
         ),
-        ("copy", linked(|victim, other| fs::copy(victim, other).map(drop))),
+        ("copy", linked(|victim, other| victim::copy(victim, other))),
         played("memfd"),
     ]
 }
@@ -187,7 +187,7 @@ fn ways() -> Vec<Way> {
 /// Whoever renames the file while it is executed does not get it executed.
 fn raced(victim: &Path, dir: &Path, marks: &Marks) -> bool {
     let (other, harmless) = (dir.join("other"), dir.join("harmless"));
-    fs::copy("/bin/true", &harmless).unwrap();
+    victim::copy("/bin/true", &harmless).unwrap();
     let done = AtomicBool::new(false);
     let before = marks.count();
     std::thread::scope(|scope| {

@@ -1,8 +1,9 @@
 //! A program whose first instructions are a write: if anything of it runs, that shows.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// `write(1, start of the file, 1); exit(0)`.
 #[cfg(target_arch = "x86_64")]
@@ -41,9 +42,24 @@ const PAGE: u64 = 0x1_0000;
 /// Writes the program into a directory.
 pub(crate) fn write(directory: &Path, name: &str) -> PathBuf {
     let path = directory.join(name);
-    fs::write(&path, elf()).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_executable(&path, &elf());
     path
+}
+
+/// Another process writes it: were it open for writing in this one, a fork in another thread could keep it so, and it could not
+/// be executed.
+fn write_executable(path: &Path, bytes: &[u8]) {
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat >\"$1\" && chmod 755 \"$1\"", "sh"]).arg(path).stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    assert!(child.wait().unwrap().success(), "cannot write {}", path.display());
+}
+
+/// The same with a copy.
+pub(crate) fn copy(from: impl AsRef<Path>, to: &Path) -> std::io::Result<()> {
+    let copied = Command::new("cp").arg("--preserve=mode").arg(from.as_ref()).arg(to).status()?;
+    if copied.success() { Ok(()) } else { Err(std::io::Error::other(format!("cp: {copied}"))) }
 }
 
 /// What a victim writes: the first byte of its file, which no text has.
@@ -96,7 +112,6 @@ pub(crate) fn elf() -> Vec<u8> {
 /// A script that is to be run by `interpreter`.
 pub(crate) fn script(directory: &Path, interpreter: &Path) -> PathBuf {
     let path = directory.join("script");
-    fs::write(&path, format!("#!{}\n", interpreter.display())).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_executable(&path, format!("#!{}\n", interpreter.display()).as_bytes());
     path
 }
