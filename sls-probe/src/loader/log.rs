@@ -113,6 +113,7 @@ mod tests {
     use std::thread;
 
     use libbpf_rs::ObjectBuilder;
+    use nix::sys::signal::Signal;
 
     use super::*;
 
@@ -121,6 +122,14 @@ mod tests {
         let mut log = "é".repeat(MAX_LOG_BYTES) + "end";
         trim(&mut log);
         assert!(log.len() <= MAX_LOG_BYTES && log.ends_with("éend"));
+    }
+
+    #[test]
+    fn no_signal_interrupts_a_load() {
+        let blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGCHLD);
+        assert!(!blocked());
+        assert!(loaded(|| Ok(blocked())).unwrap());
+        assert!(!blocked());
     }
 
     #[test]
