@@ -87,8 +87,8 @@ fn the_thread_that_decides_may_start_programs() {
     let took = started.elapsed();
     // The keeper answers for the reader once the deadline is over.
     assert!(took >= DEFAULT_DECISION_DEADLINE && (emulated() || took < Duration::from_secs(5)), "{took:?}");
-    assert_eq!(ran, FINE, "it went by the mode that it was given");
-    assert!(fanotify.stats().late > 0);
+    // By the mode that it was given, or by the verdict, if the helper was that quick as soon as the keeper let it go.
+    assert_eq!(ran, FINE, "{:?}", fanotify.stats());
     takes_over(&fanotify, 1);
     assert!(fanotify.is_running());
 }
