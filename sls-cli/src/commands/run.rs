@@ -16,7 +16,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
@@ -125,7 +125,7 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
     resolver.resolve(engine.policies());
     let mut alerts = alerts::Deliverer::start(outputs, settings.dry_run)?;
     if let Some(condition) = unattended {
-        alerts.send(engine.report_condition(condition, losses::now()));
+        alerts.send(engine.report_condition(condition, now()));
     }
     let mut watchdog = manager.watchdog();
     let rest = watchdog.longest_rest(IDLE_POLL);
@@ -176,10 +176,10 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         holding.decide(&mut probe, &mut engine, &mut responder, &mut |pending| alerts.send(pending))?;
         losses.look(&mut probe, &mut engine, &alerts);
         alerts.report();
-        engine.tick(losses::now(), &mut |pending| alerts.send(pending));
+        engine.tick(now(), &mut |pending| alerts.send(pending));
         tampering.report(&mut probe, &mut engine, |pending| alerts.send(pending));
         governing.govern(&mut probe, &mut engine, |pending| alerts.send(pending));
-        counters.log(&engine, &probe, holding.stats(), alerts.lost());
+        counters.log(&engine, &probe, &holding, &alerts);
         if status == SourceStatus::Ended || alerts.ended() {
             break;
         }
@@ -216,6 +216,12 @@ pub(crate) fn run(args: RunArgs, format: Option<Format>) -> anyhow::Result<Answe
         "stopped"
     );
     Ok(Answer::Yes)
+}
+
+/// The time of day in nanoseconds since the epoch.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn outputs(config: &Config, format: Option<Format>) -> anyhow::Result<Outputs> {

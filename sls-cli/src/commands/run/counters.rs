@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use sls_core::Engine;
 use sls_probe::{Accounts, Containers, FanotifyStats, KernelTier, Probe};
 
+use super::alerts::Deliverer;
+use super::hold::Holding;
+
 /// How often they are in the log, at the level `debug`.
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -48,11 +51,11 @@ macro_rules! log_counters {
 }
 
 impl Counters {
-    /// Logs them, if it is time to.
-    pub(super) fn log(&mut self, engine: &Engine, probe: &Probe, held: (FanotifyStats, u64), alerts_lost: u64) {
+    /// Logs them, if it is time to. Only then are they asked for: some of them need a lock.
+    pub(super) fn log(&mut self, engine: &Engine, probe: &Probe, holding: &Holding, alerts: &Deliverer) {
         if self.logged.elapsed() >= INTERVAL {
             self.logged = Instant::now();
-            log_counters!(debug, engine, probe, held, alerts_lost, "what did not fit so far");
+            log_counters!(debug, engine, probe, holding.stats(), alerts.lost(), "what did not fit so far");
         }
     }
 

@@ -1,10 +1,11 @@
 //! The sensor's limits on itself: what it takes, what it gives up for that, and what is said of it.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use sls_core::{Economy, Engine, EventSource, Governor, GovernorLimits, PendingAlert, Retention};
 use sls_probe::{OwnCgroup, Probe, resource_usage};
 
+use super::now;
 use crate::config::Config;
 
 /// How often it is looked what the sensor takes.
@@ -58,8 +59,7 @@ impl Governing {
         }
         engine.retain(economy.retention);
         self.shrinking = economy.retention > Retention::Full;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        alert(engine.report_economy(economy, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)));
+        alert(engine.report_economy(economy, now()));
     }
 
     /// How often something else was given up than before.

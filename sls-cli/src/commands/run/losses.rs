@@ -1,10 +1,11 @@
 //! What did not arrive: it is told, and the table of processes is put right after it.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use sls_core::{Engine, EventSource, Loss, ProcessRepair};
 
 use super::alerts::Deliverer;
+use super::now;
 
 /// How often the source is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -91,10 +92,4 @@ impl Losses {
 fn tell(repair: ProcessRepair) {
     let ProcessRepair { ended, found, corrected, .. } = repair;
     tracing::info!(ended, found, corrected, "all processes were gone through again, for events were lost");
-}
-
-/// In nanoseconds since the epoch.
-pub(super) fn now() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use sls_core::{Engine, MAX_CONDITION_ATTEMPTS, PendingAlert, SensorCondition, TamperingAttempt};
 use sls_probe::{Probe, SelfProtection, TamperAttempt};
 
-use super::losses::now;
+use super::now;
 use crate::config::Config;
 
 /// How often it is looked whether something was refused.
