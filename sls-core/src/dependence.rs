@@ -6,17 +6,10 @@ use crate::event::EventKind;
 use crate::interest::{responds, values_of_choice};
 use crate::policy::{Policy, PolicyType};
 use crate::process_table::{OF_LINEAGE, OF_PROGRAM};
-use crate::schema::{Field, FieldSet};
+use crate::schema::{CONTAINER_FIELDS, FieldSet};
 
 /// What is known of a container from events about it and its cgroup.
-const OF_CONTAINER: FieldSet = FieldSet::of(&[
-    Field::ContainerId,
-    Field::ContainerName,
-    Field::ImageName,
-    Field::ImageId,
-    Field::KubernetesPod,
-    Field::KubernetesNamespace,
-]);
+const OF_CONTAINER: FieldSet = FieldSet::of(&CONTAINER_FIELDS);
 
 impl Policy {
     /// Whether the policy may have missed something if events of `kind` were lost. That is so

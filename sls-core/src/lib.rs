@@ -117,7 +117,7 @@ pub use process_table::{
 pub use pursuit::{MAX_PURSUITS, PURSUIT_TIME};
 pub use responders::Responders;
 pub use rule::{Condition, Rule, Test};
-pub use schema::{Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
+pub use schema::{CONTAINER_FIELDS, Field, FieldKind, FieldSet, FieldSpec, Offered, SCHEMA};
 pub use suppression::MAX_SUPPRESSION_WINDOWS;
 pub use syntax::{
     Expr, Ident, Literal, LiteralValue, Operand, Operator, RuleSyntax, RuleVerdict, SyntaxError, TestSyntax, parse_rule,

@@ -309,6 +309,16 @@ impl fmt::Display for Field {
     }
 }
 
+/// The fields that say in which container an event happened.
+pub const CONTAINER_FIELDS: [Field; 6] = [
+    Field::ContainerId,
+    Field::ContainerName,
+    Field::ImageName,
+    Field::ImageId,
+    Field::KubernetesPod,
+    Field::KubernetesNamespace,
+];
+
 /// A set of fields, as bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct FieldSet(u128);

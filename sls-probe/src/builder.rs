@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use sls_core::{EventKind, FieldSet, Hook, Interest, Lane, Mechanism, PolicyType, Shedding, Tiers};
+use sls_core::{CONTAINER_FIELDS, EventKind, FieldSet, Hook, Interest, Lane, Mechanism, PolicyType, Shedding, Tiers};
 
-use crate::container::IDENTITY_FIELDS;
 use crate::error::ProbeError;
 use crate::group::{GROUPS, memory, security};
 use crate::hooks::HookFamily;
@@ -284,7 +283,7 @@ impl ProbeBuilder {
             fields = fields.union([F::UserName, F::GroupName].into_iter().collect());
         }
         if self.containers {
-            fields = fields.union(IDENTITY_FIELDS.into_iter().collect());
+            fields = fields.union(CONTAINER_FIELDS.into_iter().collect());
             if own.contains(F::FilePath) {
                 fields = fields.union([F::HostFilePath, F::NewHostFilePath].into_iter().collect());
             }

@@ -22,7 +22,6 @@ pub use hierarchy::{CgroupMaker, Hierarchy};
 pub use http::ENGINE_TIMEOUT;
 #[cfg(fuzzing)]
 pub(crate) use http::answer as engine_answer;
-pub(crate) use info::IDENTITY_FIELDS;
 pub use info::{ContainerInfo, ContainerMount, MAX_CONTAINER_BYTES, MAX_CONTAINER_TEXT_BYTES};
 pub use registry::{ContainerStats, Containers, MAX_AWAITED_CONTAINER_EVENTS};
 pub use states::ContainerStates;

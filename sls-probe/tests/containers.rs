@@ -7,8 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::IDENTITY;
-use sls_core::{Event, EventKind, Field, Value};
+use sls_core::{CONTAINER_FIELDS, Event, EventKind, Field, Value};
 use sls_probe::{CgroupMaker, ContainerStates, Containers, ContainersBuilder, Hierarchy};
 use tempfile::TempDir;
 
@@ -107,7 +106,7 @@ fn an_engine_that_wrote_first() {
     for host in [1, 10] {
         let event = filled(&mut containers, exec(host, HOST));
         assert_eq!(event.container_cgroup_id, None);
-        assert!(IDENTITY.iter().all(|field| event.value(*field) == Value::Absent));
+        assert!(CONTAINER_FIELDS.iter().all(|field| event.value(*field) == Value::Absent));
     }
     // The runtime's own program is in the container's cgroup already, and starts nothing.
     let own = filled(&mut containers, exec(11, HOST));
@@ -137,7 +136,7 @@ fn an_engine_that_wrote_first() {
     assert_eq!((stop.time, stop.process.pid, stop.cgroup_id), (3000, 0, Some(11)));
     // Its cgroup is unknown now, so in which container it is is unknown too.
     let late = filled(&mut containers, exec(11, INSIDE));
-    assert!(IDENTITY.iter().all(|field| late.value(*field) == Value::Unknown));
+    assert!(CONTAINER_FIELDS.iter().all(|field| late.value(*field) == Value::Unknown));
     assert_eq!((containers.stats().cgroups, containers.stats().containers), (2, 0));
 }
 
@@ -148,7 +147,7 @@ fn an_engine_that_writes_late() {
     create(&mut containers, 11, &format!("/docker/{}", id(1)));
     let first = filled(&mut containers, exec(11, INSIDE));
     assert_eq!(first.text(Field::ContainerId), id(1).as_bytes());
-    assert!(IDENTITY[1..].iter().all(|field| first.value(*field) == Value::Unknown));
+    assert!(CONTAINER_FIELDS[1..].iter().all(|field| first.value(*field) == Value::Unknown));
     // An action on the container need not wait for the engine.
     assert_eq!(first.container_cgroup_id, Some(11));
     assert!(polled(&mut containers).is_empty() && containers.is_awaiting());
@@ -182,7 +181,7 @@ fn a_bare_runtime() {
     create(&mut containers, 13, "/batch/other");
     // It has made its directory, so either may be its container.
     let early = filled(&mut containers, exec(11, HOST));
-    assert!(IDENTITY.iter().all(|field| early.value(*field) == Value::Unknown));
+    assert!(CONTAINER_FIELDS.iter().all(|field| early.value(*field) == Value::Unknown));
     write_runc(dir.path(), "job", "/batch/slot");
     known(&containers, 11);
     known(&containers, 12);
@@ -263,7 +262,7 @@ fn a_bare_runtime_that_was_too_fast() {
         containers.created(Hierarchy::Unified, cgroup, path, maker);
     }
     let first = filled(&mut containers, exec(11, INSIDE));
-    assert!(IDENTITY.iter().all(|field| first.value(*field) == Value::Unknown));
+    assert!(CONTAINER_FIELDS.iter().all(|field| first.value(*field) == Value::Unknown));
     for cgroup in [11, 10] {
         containers.removed(Hierarchy::Unified, cgroup, 0);
     }
@@ -390,7 +389,7 @@ fn what_does_not_fit_is_unknown_and_counted() {
     assert_eq!(filled(&mut containers, exec(0, INSIDE)).text(Field::ContainerId), id(0).as_bytes());
     for cgroup in 1..4 {
         let event = filled(&mut containers, exec(cgroup, INSIDE));
-        assert!(IDENTITY.iter().all(|field| event.value(*field) == Value::Unknown), "{cgroup}");
+        assert!(CONTAINER_FIELDS.iter().all(|field| event.value(*field) == Value::Unknown), "{cgroup}");
     }
     let stats = containers.stats();
     assert_eq!((stats.cgroups, stats.containers, stats.untracked), (3, 1, 3));

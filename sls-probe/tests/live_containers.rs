@@ -12,9 +12,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::{IDENTITY, Watch, text};
+use common::{Watch, text};
 use serde_json::{Value as Json, json};
-use sls_core::{Event, EventKind, Field, PolicySet, Value};
+use sls_core::{CONTAINER_FIELDS, Event, EventKind, Field, PolicySet, Value};
 use sls_probe::{Containers, Hierarchy, Probe, ProbeBuilder};
 use tempfile::TempDir;
 
@@ -195,7 +195,7 @@ fn whole_life(runtime: &Runtime) {
         }
         assert_eq!([Field::ContainerId, Field::ContainerName].map(|field| text(program, field)), [&**id, &**id]);
         assert_eq!(program.value(Field::ImageName), Value::Absent);
-        assert!(IDENTITY.iter().all(|field| program.value(*field) != Value::Unknown), "{program:?}");
+        assert!(CONTAINER_FIELDS.iter().all(|field| program.value(*field) != Value::Unknown), "{program:?}");
     }
     // Everything of the container belongs to it, to its last process's end.
     let pids: Vec<u32> = programs.iter().map(|event| event.process.pid).collect();
@@ -330,7 +330,7 @@ fn a_container_that_ran_before() {
     assert_eq!(fs::read_to_string(path).unwrap(), "here\n");
     assert_eq!(container.host_path(b"/proc/1/cmdline"), None);
     let host = watch.events.iter().find(|event| event.process.pid == std::process::id()).unwrap();
-    assert!(IDENTITY.iter().all(|field| host.value(*field) == Value::Absent), "{host:?}");
+    assert!(CONTAINER_FIELDS.iter().all(|field| host.value(*field) == Value::Absent), "{host:?}");
 
     assert!(Command::new("runc").args(["kill", &bundle.id, "KILL"]).status().unwrap().success());
     // runc notices when it is asked, and removes the cgroup then.

@@ -2,19 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sls_core::{Event, Field, FieldSet};
+use sls_core::{CONTAINER_FIELDS, Event, Field, FieldSet};
 
 use super::cgroup::ContainerRuntime;
-
-/// The fields that say in which container an event happened.
-pub(crate) const IDENTITY_FIELDS: [Field; 6] = [
-    Field::ContainerId,
-    Field::ContainerName,
-    Field::ImageName,
-    Field::ImageId,
-    Field::KubernetesPod,
-    Field::KubernetesNamespace,
-];
 
 /// The fields of container events that the state of the runtime tells.
 const SETUP_FIELDS: [Field; 4] =
@@ -144,7 +134,7 @@ impl ContainerInfo {
             }
         }
         if !self.truncated.is_empty() {
-            IDENTITY_FIELDS.iter().filter(|field| self.truncated.contains(**field)).for_each(|field| {
+            CONTAINER_FIELDS.iter().filter(|field| self.truncated.contains(**field)).for_each(|field| {
                 event.mark_truncated(*field);
             });
         }

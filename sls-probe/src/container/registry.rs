@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sls_core::{Event, EventKind, Field, Value};
+use sls_core::{CONTAINER_FIELDS, Event, EventKind, Field, Value};
 
 use super::builder::{ContainersBuilder, Settings};
 use super::cgroup::{ContainerCgroup, may_be_bare};
 use super::hierarchy::{CgroupMaker, Found, Hierarchy, lower_half, scan};
-use super::info::{ContainerInfo, IDENTITY_FIELDS, Place};
+use super::info::{ContainerInfo, Place};
 use super::worker::{Answer, Slot, Worker};
 use crate::record::CgroupRecord;
 
@@ -382,7 +382,7 @@ impl Containers {
             }
         }
         if missing {
-            IDENTITY_FIELDS.iter().for_each(|field| {
+            CONTAINER_FIELDS.iter().for_each(|field| {
                 event.mark_unknown(*field);
             });
         }
@@ -411,7 +411,7 @@ impl Containers {
             }
             None => {
                 self.translate(event, |_| Paths::Unknown);
-                IDENTITY_FIELDS.iter().for_each(|field| {
+                CONTAINER_FIELDS.iter().for_each(|field| {
                     event.mark_unknown(*field);
                 });
                 if let Some((id, _)) = &slot.named {
@@ -527,7 +527,7 @@ impl Containers {
                     if own < next.slot.path.len() && !starts_above(&mut self.slots, &next, own) {
                         continue;
                     }
-                    IDENTITY_FIELDS.iter().for_each(|field| {
+                    CONTAINER_FIELDS.iter().for_each(|field| {
                         next.event.clear(*field);
                     });
                     info.fill(&mut next.event);

@@ -9,10 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, open, openat2, statx};
-use sls_core::{Event, EventKind, Field, ProcessKey};
+use sls_core::{CONTAINER_FIELDS, Event, EventKind, Field, ProcessKey};
 
 use crate::cgroup;
-use crate::container::IDENTITY_FIELDS;
 
 /// Ticks of `/proc/PID/stat` in nanoseconds: `USER_HZ` is 100 wherever the probe works.
 pub(super) const TICK_NANOS: u64 = 10_000_000;
@@ -352,7 +351,7 @@ pub(super) fn mark_undescribed(event: &mut Event) {
         Field::FileAge,
         Field::HostFilePath,
     ];
-    for field in LATER.into_iter().chain(IDENTITY_FIELDS) {
+    for field in LATER.into_iter().chain(CONTAINER_FIELDS) {
         event.mark_unknown(field);
     }
     if event.kind == EventKind::File {

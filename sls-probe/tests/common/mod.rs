@@ -71,16 +71,6 @@ pub(crate) fn family() -> HookFamily {
     }
 }
 
-/// What says in which container an event happened.
-pub(crate) const IDENTITY: [Field; 6] = [
-    Field::ContainerId,
-    Field::ContainerName,
-    Field::ImageName,
-    Field::ImageId,
-    Field::KubernetesPod,
-    Field::KubernetesNamespace,
-];
-
 /// A probe and everything that it said.
 pub(crate) struct Watch {
     pub(crate) probe: Probe,
